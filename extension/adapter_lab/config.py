@@ -1,0 +1,326 @@
+"""Every setting of a training run, once: the form, the command line, TOML, docs and validation all come from here.
+
+A setting is a dataclass field made by `option(...)`, which carries its default, range, unit, help and the algorithms or
+optimisers it applies to. `validate` refuses what is out of range and what the chosen algorithm would ignore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from adapter_lab.errors import ConfigError
+
+ALGORITHMS = ("lora", "loha", "lokr", "glora", "diag-oft", "boft", "ia3", "full")
+LOW_RANK = ("lora", "loha", "lokr", "glora")
+ORTHOGONAL = ("diag-oft", "boft")
+OPTIMIZERS = ("prodigy", "adamw", "adamw8bit", "adafactor", "lion", "prodigy-plus-schedule-free")
+PRODIGIES = ("prodigy", "prodigy-plus-schedule-free")
+FAMILIES = ("sd15", "sd2", "sdxl")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    unit: str = "",
+    algorithms: tuple[str, ...] | None = None,
+    optimizers: tuple[str, ...] | None = None,
+    basic: bool = False,
+) -> Any:
+    """A setting: its default and what the form, the docs and the validation need to know about it.
+
+    `algorithms` and `optimizers` name those that use it (None: all); `basic` puts it among the settings shown first.
+    """
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "unit": unit,
+        "algorithms": algorithms,
+        "optimizers": optimizers,
+        "basic": basic,
+    }
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class BaseConfig:
+    """The base model the adapter is trained on."""
+
+    checkpoint: str = option("", "Checkpoint file (.safetensors, .ckpt) or diffusers folder.", basic=True)
+    vae: str = option("", "VAE file or folder used instead of the checkpoint's own; empty: the checkpoint's own.")
+    family: str = option("auto", "Base-model family; auto reads it from the file.", choices=("auto", *FAMILIES))
+    prediction: str = option(
+        "auto",
+        "What the UNet predicts; auto reads it from the file.",
+        choices=("auto", "epsilon", "v_prediction"),
+    )
+    zero_terminal_snr: str = option(
+        "auto", "Rescale the noise schedule to zero terminal SNR; auto reads it from the file.", choices=("auto", "yes", "no")
+    )
+    clip_skip: int = option(
+        0, "Text-encoder layers left out at the end, counted as hosts do; 0: the family's usual (SD1.5 1, SD2 and SDXL 2).",
+        minimum=0, maximum=11,
+    )  # fmt: skip
+
+
+@dataclass
+class SourceConfig:
+    """One further folder of pictures with options of its own."""
+
+    folder: str = option("", "Folder of pictures with captions beside them.")
+    repeats: int = option(0, "Times each picture is used per epoch; 0: from an `N_name` folder, else 1.", minimum=0)
+    regularisation: bool = option(False, "Regularisation (class) pictures, weighted by `loss.prior_weight`.")
+    trigger: str = option("", "Trigger word put in front of every caption of this folder.")
+    class_tokens: str = option("", "Caption for pictures without a caption file; empty: from an `N_name` folder.")
+    keep_tokens: int = option(0, "Leading tags that shuffle and tag dropout leave in place.", minimum=0)
+    flip: bool = option(False, "Mirror half of the pictures.")
+    prefix: str = option("", "Text put before every caption.")
+    suffix: str = option("", "Text put after every caption.")
+
+
+@dataclass
+class DatasetConfig:
+    """The pictures and captions to learn from."""
+
+    folder: str = option("", "Folder of pictures with captions beside them.", basic=True)
+    regularisation_folder: str = option("", "Folder of regularisation (class) pictures; empty: none.")
+    sources: list[SourceConfig] = option([], "Further folders, each with options of its own.")
+    recursive: bool = option(True, "Also use pictures in subfolders.")
+    repeats: int = option(0, "Times each picture is used per epoch; 0: from `N_name` folders, else 1.", minimum=0)
+    resolution: int = option(
+        0, "Training resolution, side of a square with the area of a bucket; 0: the family's (512, 768, 1024).",
+        minimum=0, maximum=4096, unit="px", basic=True,
+    )  # fmt: skip
+    buckets: bool = option(True, "Group pictures by aspect ratio instead of cropping all to a square.")
+    bucket_step: int = option(64, "Bucket sides are multiples of this.", minimum=8, maximum=512, unit="px")
+    bucket_min: int = option(0, "Shortest bucket side; 0: a quarter of the resolution.", minimum=0, unit="px")
+    bucket_max: int = option(0, "Longest bucket side; 0: twice the resolution.", minimum=0, unit="px")
+    upscale: bool = option(False, "Enlarge pictures smaller than their bucket instead of giving them a smaller bucket.")
+    caption_extensions: list[str] = option([".txt", ".caption"], "Caption file extensions, first found wins.")
+    trigger: str = option("", "Trigger word put in front of every caption.", basic=True)
+    class_tokens: str = option("", "Caption for pictures without a caption file; empty: from an `N_name` folder.")
+    shuffle_tags: bool = option(False, "Shuffle comma-separated tags each time a picture is used.")
+    keep_tokens: int = option(0, "Leading tags that shuffle and tag dropout leave in place.", minimum=0)
+    keep_tokens_separator: str = option("", "Text that ends the kept part of a caption, such as `|||`; empty: unused.")
+    tag_dropout: float = option(0.0, "Chance to leave out each tag.", minimum=0, maximum=1)
+    caption_dropout: float = option(0.0, "Chance to train a picture with an empty caption.", minimum=0, maximum=1)
+    prefix: str = option("", "Text put before every caption.")
+    suffix: str = option("", "Text put after every caption.")
+    wildcards: bool = option(False, "Choose one of `{a|b}` and one line of a many-line caption at random.")
+    flip: bool = option(False, "Mirror half of the pictures.")
+    color_augment: bool = option(False, "Vary hue and brightness slightly; latents are then not cached.")
+    random_crop: bool = option(False, "Crop at a random place instead of the middle; latents are then not cached.")
+    mask: str = option(
+        "none", "Weight the loss by a mask: the alpha channel, or `<name>.mask.png` / `masks/<name>.png` beside it.",
+        choices=("none", "alpha", "file"),
+    )  # fmt: skip
+    token_chunks: int = option(3, "Longest caption in chunks of 75 tokens; the rest is cut off, and said.", minimum=1, maximum=3)
+    cache_latents: str = option("disk", "Where encoded pictures are kept.", choices=("disk", "memory", "off"))
+    cache_text: str = option(
+        "auto", "Keep text-encoder outputs; auto: whenever the encoders are frozen and captions do not vary.",
+        choices=("auto", "off"),
+    )  # fmt: skip
+    cache_folder: str = option("", "Folder of the cache; empty: `.adapter-lab-cache` in the picture folder.")
+    validation_fraction: float = option(
+        0.0, "Share of the pictures held out for validation loss.", minimum=0, maximum=0.5
+    )
+
+
+@dataclass
+class RuleConfig:
+    """Other settings for the modules whose LDM name matches a pattern; the first matching rule wins."""
+
+    match: str = option("", "Shell pattern on LDM module names, such as `lora_unet_*attn1*` or `lora_te*`.")
+    algo: str = option("", "Algorithm for these modules; empty: the network's; `none`: not trained.",
+                       choices=("", "none", *ALGORITHMS))  # fmt: skip
+    dim: int = option(0, "Dim for these modules; 0: the network's.", minimum=0)
+    alpha: float = option(0.0, "Alpha for these modules; 0: the network's.", minimum=0)
+    factor: int = option(0, "LoKr factor for these modules; 0: the network's.", minimum=-1, algorithms=("lokr",))
+    lr_scale: float = option(1.0, "Learning rate relative to the part's.", minimum=0)
+
+
+@dataclass
+class NetworkConfig:
+    """The adapter: its algorithm, its size and the modules it is put on."""
+
+    algo: str = option("lora", "Adapter algorithm. LoRA with conv_dim > 0 is LoCon.", choices=ALGORITHMS, basic=True)
+    dim: int = option(16, "Rank of linear layers; block size for diag-OFT and BOFT.", minimum=1, maximum=4096,
+                      algorithms=LOW_RANK + ORTHOGONAL, basic=True)  # fmt: skip
+    alpha: float = option(8.0, "The update is scaled by alpha / dim.", minimum=0, algorithms=LOW_RANK, basic=True)
+    conv_dim: int = option(0, "Rank of 3x3 convolutions (resnets, up- and down-samplers, time embedding); 0: not trained.",
+                           minimum=0, maximum=4096, algorithms=LOW_RANK + ORTHOGONAL, basic=True)  # fmt: skip
+    conv_alpha: float = option(0.0, "Alpha of convolutions; 0: same as alpha.", minimum=0, algorithms=LOW_RANK)
+    train_conv: bool = option(False, "Also train the convolution set, for algorithms without a dim.",
+                              algorithms=("ia3", "full"))  # fmt: skip
+    factor: int = option(-1, "Size of LoKr's first Kronecker factor; -1: as square as possible; 1: a scalar (LoRA with gain).",
+                         minimum=-1, algorithms=("lokr",), basic=True)  # fmt: skip
+    tucker: bool = option(False, "Tucker decomposition of 3x3 convolutions.", algorithms=("lora", "loha", "lokr"))
+    full_matrix: bool = option(False, "LoKr: keep the second factor whole.", algorithms=("lokr",))
+    decompose_both: bool = option(False, "LoKr: also decompose the first factor.", algorithms=("lokr",))
+    unbalanced: bool = option(False, "LoKr: unbalanced factorisation of the output side.", algorithms=("lokr",))
+    constraint: float = option(0.0, "Norm bound of the rotation generators (COFT); 0: none.", minimum=0, algorithms=ORTHOGONAL)
+    rescaled: bool = option(False, "Learn a magnitude per output channel after the rotation.", algorithms=ORTHOGONAL)
+    dora: bool = option(False, "DoRA: learn the magnitude of the weight separately.", algorithms=("lora", "loha", "lokr", "glora"))
+    dora_axis: str = option("output", "Axis DoRA's magnitudes belong to.", choices=("output", "input"),
+                            algorithms=("lora", "loha", "lokr", "glora"))  # fmt: skip
+    use_scalar: bool = option(False, "Learn one scalar per module, starting at zero.", algorithms=LOW_RANK)
+    rs_lora: bool = option(False, "Scale by alpha / sqrt(dim) (rank-stabilised).", algorithms=LOW_RANK)
+    train_on_input: bool = option(False, "IA3: scale the input channels instead of the outputs.", algorithms=("ia3",))
+    train_norm: bool = option(False, "Also train normalisation layers.")
+    train_bias: bool = option(True, "Also train biases.", algorithms=("full",))
+    dropout: float = option(0.0, "Dropout on the adapter's path.", minimum=0, maximum=1, algorithms=("lora", "loha", "lokr", "glora"))
+    rank_dropout: float = option(0.0, "Chance to leave out each rank.", minimum=0, maximum=1, algorithms=LOW_RANK)
+    module_dropout: float = option(0.0, "Chance to leave out a module's adapter for a step.", minimum=0, maximum=1)
+    max_norm: float = option(0.0, "Largest norm of a module's update; larger ones are scaled down; 0: no limit.", minimum=0,
+                             algorithms=("lora", "loha", "lokr"))  # fmt: skip
+    train_unet: bool = option(True, "Train the UNet.")
+    train_te: bool = option(False, "Train the text encoder (SDXL: both).", basic=True)
+    train_te1: bool = option(True, "With train_te: train the first text encoder.")
+    train_te2: bool = option(True, "With train_te: train the second text encoder (SDXL).")
+    attention: bool = option(True, "Train the attention projections.")
+    feed_forward: bool = option(True, "Train the feed-forward layers.")
+    projections: bool = option(True, "Train proj_in and proj_out of transformer blocks.")
+    time_embedding: bool = option(True, "With convolutions: also train the resnets' time-embedding projections.")
+    rules: list[RuleConfig] = option([], "Other settings for modules that match a pattern.")
+    start_from: str = option("", "Adapter file to go on from; its modules must fit the settings.")
+    frozen_adapters: list[str] = option([], "Adapter files, `FILE` or `FILE:STRENGTH`, active but not trained.")
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimiser, its learning rates and schedule."""
+
+    name: str = option("prodigy", "Optimiser.", choices=OPTIMIZERS, basic=True)
+    lr: float = option(0.0, "Learning rate; 0: the optimiser's usual (1 for the Prodigy family, 1e-4 AdamW, 3e-5 Lion, 1e-4 Adafactor).",
+                       minimum=0, basic=True)  # fmt: skip
+    te1_lr: float = option(0.0, "Learning rate of the first text encoder; 0: same as lr.", minimum=0)
+    te2_lr: float = option(0.0, "Learning rate of the second text encoder; 0: same as lr.", minimum=0)
+    weight_decay: float = option(0.01, "Decoupled weight decay.", minimum=0)
+    betas: list[float] = option([0.9, 0.99], "Decay of the first and second moment.",
+                                optimizers=("prodigy", "adamw", "adamw8bit", "lion", "prodigy-plus-schedule-free"))  # fmt: skip
+    eps: float = option(1e-8, "Term added to the denominator.", minimum=0,
+                        optimizers=("prodigy", "adamw", "adamw8bit", "prodigy-plus-schedule-free"))  # fmt: skip
+    decouple: bool = option(True, "Prodigy: weight decay as in AdamW.", optimizers=("prodigy",))
+    d_coef: float = option(0.5, "Prodigy: factor on its estimate of the learning rate.", minimum=0, optimizers=PRODIGIES)
+    d0: float = option(1e-6, "Prodigy: first estimate of the learning rate.", minimum=0, optimizers=PRODIGIES)
+    use_bias_correction: bool = option(True, "Prodigy: Adam's bias correction.", optimizers=("prodigy",))
+    slice_p: int = option(10, "Prodigy: use every n-th element for the estimate, to save memory.", minimum=1, optimizers=("prodigy",))
+    safeguard_warmup: bool = option(True, "Prodigy: keep warm-up from inflating the estimate.", optimizers=("prodigy",))
+    growth_rate: float = option(1.01, "Prodigy: largest growth of the estimate per step; 0: unlimited.", minimum=0, optimizers=("prodigy",))
+    schedule: str = option("constant", "Learning-rate schedule.", choices=("constant", "cosine", "linear", "cosine-restarts"))
+    warmup_steps: int = option(0, "Steps of linear warm-up.", minimum=0)
+    restarts: int = option(1, "Cycles of the cosine-restarts schedule.", minimum=1)
+    gradient_accumulation: int = option(1, "Batches per optimiser step.", minimum=1)
+    clip_grad_norm: float = option(1.0, "Largest gradient norm; 0: no clipping.", minimum=0)
+
+
+@dataclass
+class LossConfig:
+    """The loss and the noise it is measured on."""
+
+    type: str = option("mse", "Loss per latent value.", choices=("mse", "huber", "smooth_l1"))
+    huber_delta: float = option(0.1, "Where Huber and smooth L1 turn from square to straight.", minimum=1e-6)
+    min_snr_gamma: float = option(0.0, "Min-SNR weighting gamma; 0: off; 5 is usual.", minimum=0)
+    debiased: bool = option(False, "Debiased estimation weighting, 1 / sqrt(SNR).")
+    noise_offset: float = option(0.0, "Noise added per channel, for very dark or bright pictures.", minimum=0, maximum=1)
+    multires_noise_iterations: int = option(0, "Levels of multi-resolution (pyramid) noise; 0: off.", minimum=0, maximum=10)
+    multires_noise_discount: float = option(0.3, "Weight of each coarser noise level.", minimum=0, maximum=1)
+    input_perturbation: float = option(0.0, "Extra noise on the UNet's input.", minimum=0, maximum=1)
+    timestep_min: int = option(0, "First timestep trained.", minimum=0, maximum=999)
+    timestep_max: int = option(999, "Last timestep trained.", minimum=0, maximum=999)
+    timestep_distribution: str = option("uniform", "How timesteps are drawn.", choices=("uniform", "logit-normal"))
+    prior_weight: float = option(1.0, "Weight of regularisation pictures.", minimum=0)
+
+
+@dataclass
+class PrecisionConfig:
+    """Number formats and memory saving."""
+
+    mixed: str = option("auto", "Compute format; auto: bf16 where the device has it, else fp16, on a CPU fp32.",
+                        choices=("auto", "bf16", "fp16", "fp32"))  # fmt: skip
+    base_weights: str = option("same", "Storage of the frozen base weights.", choices=("same", "fp8", "int8"), basic=True)
+    gradient_checkpointing: bool = option(True, "Recompute activations in the backward pass to save memory.")
+    phased_loading: bool = option(True, "Encode pictures and text first, free the encoders, then load the UNet.")
+    device: str = option("auto", "Device to train on: auto, cpu, cuda, cuda:1, mps.")
+
+
+@dataclass
+class RunConfig:
+    """Name, place, budget and seed of the run."""
+
+    name: str = option("adapter", "Name of the run and of the adapter files.", basic=True)
+    output_folder: str = option("", "Folder for the adapter files; empty: `adapters/` inside the run folder.")
+    runs_folder: str = option("runs", "Folder that holds the run folders.")
+    batch_size: int = option(1, "Pictures per step.", minimum=1, maximum=1024, basic=True)
+    steps: int = option(0, "Stop after this many optimiser steps; 0: no limit.", minimum=0, basic=True)
+    epochs: int = option(0, "Stop after this many passes over the pictures; 0: no limit.", minimum=0)
+    minutes: float = option(0.0, "Stop after this much training time; 0: no limit.", minimum=0, unit="min")
+    seed: int = option(0, "Seed of data order, noise and first weights.", minimum=0)
+
+
+@dataclass
+class SaveConfig:
+    """Which adapter files and states are kept."""
+
+    every_steps: int = option(0, "Save an adapter every n steps; 0: not by steps.", minimum=0, basic=True)
+    every_epochs: int = option(0, "Save an adapter every n epochs; 0: not by epochs.", minimum=0)
+    every_minutes: float = option(0.0, "Save an adapter every n minutes of training; 0: not by time.", minimum=0, unit="min")
+    keep_last: int = option(0, "Adapter files kept of the run, beside the last; 0: all.", minimum=0)
+    keep_states: int = option(2, "Resume states kept.", minimum=1)
+    state_every_steps: int = option(0, "Also save a resume state every n steps; 0: with each adapter.", minimum=0)
+    dtype: str = option("fp16", "Number format of the adapter file.", choices=("fp16", "bf16", "fp32"))
+    ema: float = option(0.0, "Decay of a moving average of the weights, which is what is saved; 0: off.", minimum=0, maximum=0.99999)
+
+
+@dataclass
+class PreviewConfig:
+    """Sample pictures and validation while training."""
+
+    prompts: list[str] = option([], "Prompts of the sample pictures; empty: none are made.", basic=True)
+    negative: str = option("", "Negative prompt.")
+    seed: int = option(1, "Seed of the first sample picture; each further prompt adds 1.", minimum=0)
+    steps: int = option(20, "Sampling steps.", minimum=1, maximum=200)
+    guidance: float = option(6.0, "Classifier-free guidance scale.", minimum=1, maximum=30)
+    width: int = option(0, "Width; 0: the training resolution.", minimum=0, unit="px")
+    height: int = option(0, "Height; 0: the training resolution.", minimum=0, unit="px")
+    baseline: bool = option(True, "Also sample before the first step, without the adapter.")
+
+
+@dataclass
+class TrainConfig:
+    """A whole training run."""
+
+    base: BaseConfig = field(default_factory=BaseConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    save: SaveConfig = field(default_factory=SaveConfig)
+    preview: PreviewConfig = field(default_factory=PreviewConfig)
+
+
+def settings(config: Any | None = None) -> Iterator[tuple[str, str, Field[Any]]]:
+    """Yield (section, name, field) of every setting, in the order of the form."""
+    for section in fields(config or TrainConfig):
+        for entry in fields(_type_of(TrainConfig, section.name)):
+            yield section.name, entry.name, entry
+
+
+def default_of(entry: Field[Any]) -> Any:
+    """The default value of a setting."""
+    return entry.default if entry.default is not MISSING else entry.default_factory()  # type: ignore[misc]
+
+
+def _type_of(owner: type, name: str) -> Any:
+    return get_type_hints(owner)[name]

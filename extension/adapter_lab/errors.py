@@ -1,0 +1,23 @@
+"""The one exception family of Adapter Lab: every message is a sentence a person can act on."""
+
+from __future__ import annotations
+
+
+class AdapterLabError(Exception):
+    """Something the person can mend: the message says what is wrong, in which file, and what to do."""
+
+
+class ConfigError(AdapterLabError):
+    """A setting is unknown, out of range, contradictory, or ignored by the chosen algorithm."""
+
+
+class FileFormatError(AdapterLabError):
+    """A checkpoint, adapter, picture or caption file is not what its name promises."""
+
+
+class DatasetError(AdapterLabError):
+    """A training folder cannot be used as it is."""
+
+
+class TrainingStopped(AdapterLabError):
+    """Training ended early for a reason the person should read, with the last good state kept."""
