@@ -1,0 +1,1 @@
+"""What an adapter is: a file, its weights, and the patched weight they give. torch and safetensors only."""
