@@ -1,0 +1,1 @@
+"""Training of adapters: everything that runs in the worker process and never knows a web UI."""
