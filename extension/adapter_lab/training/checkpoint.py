@@ -1,0 +1,126 @@
+"""The full state of a run, from which it goes on as if it had never stopped.
+
+One file per state in `state/`, written under a temporary name, flushed to the disk and renamed, so that a file with a
+state's name is always whole. Random numbers need no state of their own: every draw of a step follows from the seed and
+the step's number (noise.py), and so does the order of the pictures (dataset's plan).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adapter_lab.errors import AdapterLabError
+
+FORMAT = 1
+_NAME = re.compile(r"step-(\d{8})\.pt")
+
+
+@dataclass
+class TrainingState:
+    """Everything a run is made of after `step` optimiser steps.
+
+    `weights`: the trained parameters as they are, fp32, by name. `optimizer`, `average` (EMA) and `scaler` (fp16's loss
+    scale): their state_dicts. `seconds`: training time so far. `statistics`: loss per picture. `adapters`: the adapter
+    files saved so far, oldest first. `fingerprint`: what must be the same for the state to make sense.
+    """
+
+    step: int
+    seconds: float
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    average: dict[str, Any] | None = None
+    scaler: dict[str, Any] | None = None
+    statistics: dict[str, Any] = field(default_factory=dict)
+    adapters: list[str] = field(default_factory=list)
+    records: dict[str, Any] = field(default_factory=dict)
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+
+
+def save_state(folder: Path, state: TrainingState, keep: int) -> Path:
+    """Write `state` into `folder`, then delete all but the newest `keep` states; returns the file.
+
+    Raises AdapterLabError, with the older states untouched, where it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{state.step:08d}.pt"
+    temporary = path.with_suffix(".pt.tmp")
+    try:
+        with temporary.open("wb") as file:
+            # Not asdict, which would copy every tensor.
+            torch.save({"format": FORMAT, **{f.name: getattr(state, f.name) for f in fields(state)}}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _flush_folder(folder)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise AdapterLabError(
+            f"The training state could not be written to {path} ({error}). Earlier states and adapters are untouched: "
+            "make room on the disk and resume the run."
+        ) from error
+    for old in states(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def states(folder: Path) -> list[Path]:
+    """The state files of a run, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def load_state(path: Path) -> TrainingState:
+    """Read one state, never unpickling code; raises AdapterLabError where the file is broken or of another version."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        version = content.pop("format")
+        state = TrainingState(**content)
+    except Exception as error:  # a damaged zip raises nearly anything
+        raise AdapterLabError(f"The training state {path} cannot be read ({type(error).__name__}: {error}).") from error
+    if version != FORMAT:
+        raise AdapterLabError(f"The training state {path} was written by another version of Adapter Lab.")
+    return state
+
+
+def load_latest(folder: Path) -> tuple[TrainingState, list[str]]:
+    """The newest readable state and sentences about newer ones that are broken.
+
+    Raises AdapterLabError where there is none.
+    """
+    complaints: list[str] = []
+    for path in reversed(states(folder)):
+        try:
+            return load_state(path), complaints
+        except AdapterLabError as error:
+            complaints.append(f"{error} The state before it is used.")
+    said = f" ({' '.join(complaints)})" if complaints else ""
+    raise AdapterLabError(f"There is no training state to resume from in {folder}{said}; start a new run instead.")
+
+
+def check_fingerprint(state: TrainingState, present: dict[str, Any], path: Path) -> None:
+    """Raise AdapterLabError naming what has changed since `state` was saved, such as the pictures."""
+    changed = [name for name, value in present.items() if state.fingerprint.get(name) != value]
+    if changed:
+        raise AdapterLabError(
+            f"The run in {path} cannot be resumed, because since it was saved there was a change of "
+            f"{', '.join(changed)}; put it back as it was, or start a new run."
+        )
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename durable; not possible, and not needed, on Windows."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
