@@ -1,0 +1,47 @@
+"""Tensor names and shapes of the released single-file checkpoints, and their modules without weights."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from torch import nn
+
+from adapter_lab.training.bases.families import FAMILIES
+from adapter_lab.training.bases.ldm import ldm_state
+from adapter_lab.training.bases.modules import Config, new_text_encoder, new_unet, new_vae, without_weights
+
+
+def layout_of(family: str, unet: Config, vae: Config, text_encoders: dict[str, Config]) -> dict[str, tuple[int, ...]]:
+    """Tensor names and shapes of a single-file checkpoint with these configurations (diffusers' and transformers')."""
+    tensors = ldm_state(
+        family,
+        without_weights(lambda: new_unet(unet)).state_dict(),
+        without_weights(lambda: new_vae(vae)).state_dict(),
+        {
+            part: without_weights(lambda part=part, config=config: new_text_encoder(part, config)).state_dict()  # type: ignore[misc]
+            for part, config in text_encoders.items()
+        },
+    )
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+@cache
+def _released(family: str) -> dict[str, tuple[int, ...]]:
+    row = FAMILIES[family]
+    shapes = layout_of(family, row.unet, row.vae, dict(row.text_encoders))
+    if family != "sdxl":
+        shapes["alphas_cumprod"] = (1000,)
+    if family == "sd2":
+        width = row.text_encoders["te1"]["hidden_size"]
+        shapes["cond_stage_model.model.text_projection"] = (width, width)
+    return shapes
+
+
+def layout(family: str) -> dict[str, tuple[int, ...]]:
+    """Every tensor name of the released "sd15", "sd2" or "sdxl" single-file checkpoint, with its shape."""
+    return dict(_released(family))
+
+
+def meta_unet(family: str) -> nn.Module:
+    """The released UNet of a family without weights, for shape and memory studies."""
+    return without_weights(lambda: new_unet(FAMILIES[family].unet))

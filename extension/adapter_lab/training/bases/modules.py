@@ -1,0 +1,43 @@
+"""Modules of a pipeline built without weights: from a configuration, on torch's meta device or in FakeTensorMode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+Config = Mapping[str, Any]
+
+
+def new_unet(config: Config) -> UNet2DConditionModel:
+    """A UNet with fresh weights; keys of `config` that this diffusers does not know are left out."""
+    return UNet2DConditionModel(**_known(UNet2DConditionModel, config))
+
+
+def new_vae(config: Config) -> AutoencoderKL:
+    """A VAE with fresh weights; keys of `config` that this diffusers does not know are left out."""
+    return AutoencoderKL(**_known(AutoencoderKL, config))
+
+
+def new_text_encoder(part: str, config: Config) -> nn.Module:
+    """A CLIP text encoder with fresh weights: CLIPTextModel for "te1", CLIPTextModelWithProjection for "te2"."""
+    kind = CLIPTextModelWithProjection if part == "te2" else CLIPTextModel
+    model: nn.Module = kind(CLIPTextConfig(**config))
+    return model
+
+
+def without_weights(build: Callable[[], nn.Module]) -> nn.Module:
+    """The module `build` makes, its parameters on the meta device; buffers are computed, since no file holds them."""
+    with init_empty_weights(include_buffers=False):
+        return build().requires_grad_(False).eval()
+
+
+def _known(model: type, config: Config) -> dict[str, Any]:
+    import inspect
+
+    names = inspect.signature(model.__init__).parameters  # type: ignore[misc]
+    return {key: value for key, value in config.items() if key in names}
