@@ -1,0 +1,71 @@
+"""BOFT: a product of butterfly-permuted block-diagonal rotations of the outputs. Liu et al. 2024, LyCORIS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like
+from adapter_lab.adapters.oft import cayley_minus_identity, generators
+
+
+@dataclass(eq=False)
+class BOFT(Adapter):
+    """blocks (m, n, s, s): m stages of n blocks, out = n s; rescale (out, 1[, 1, 1]) or None; bound as in diag-OFT.
+
+    Stage i mixes groups of 2^i s channels: channels are taken apart into pairs of halves, turned, and put back.
+    """
+
+    algorithm: ClassVar[str] = "boft"
+    suffixes: ClassVar[tuple[str, ...]] = ("oft_blocks", "rescale")
+
+    blocks: Tensor
+    rescale: Tensor | None
+    bound: float
+
+    @classmethod
+    def reads(cls, shapes: Shapes) -> bool:
+        return len(shapes.get("oft_blocks", ())) == 4
+
+    @classmethod
+    def from_tensors(cls, tensors: Tensors, options: FileOptions) -> BOFT:
+        blocks = tensors["oft_blocks"]
+        stages, count, size, other = blocks.shape
+        if size != other or size % 2:
+            raise ValueError(f"oft_blocks of shape {tuple(blocks.shape)} are not square blocks of even size")
+        if (count * size) % (2 ** (stages - 1) * size):
+            raise ValueError(f"{stages} butterfly stages are impossible for {count} blocks of size {size}")
+        constraint = float(tensors["alpha"]) if "alpha" in tensors else 0.0
+        return cls(blocks, tensors.get("rescale"), constraint * count * size)
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        out = self.blocks.shape[1] * self.blocks.shape[2]
+        return len(shape) >= 2 and shape[0] == out and (self.rescale is None or self.rescale.numel() == out)
+
+    def describe(self) -> dict[str, Any]:
+        stages, count, size, _ = self.blocks.shape
+        found = {"dim": size, "stages": stages, "constraint": self.bound / (count * size)}
+        return {**found, "rescaled": self.rescale is not None}
+
+    def delta(self, base: Tensor) -> Tensor:
+        turns = cayley_minus_identity(generators(like(self.blocks, base), self.bound))
+        rows = base.flatten(1)
+        delta = rows.new_zeros(())
+        for stage, turn in enumerate(turns):
+            # delta after this stage: (B - I) (W + delta) + delta, so small rotations keep their precision.
+            delta = delta + butterfly(rows + delta, turn, stage)
+        if self.rescale is not None:
+            rescale = like(self.rescale, base).reshape(-1, 1)
+            delta = rescale * delta + (rescale - 1) * rows
+        return delta.reshape(base.shape)
+
+
+def butterfly(rows: Tensor, turn: Tensor, stage: int) -> Tensor:
+    """P^T diag(turn) P rows for the permutation P of `stage`. rows: (out, ...); turn: (n, s, s), out = n s."""
+    count, size = turn.shape[:2]
+    half = 2**stage * size // 2
+    paired = rows.reshape(-1, 2, half, rows.shape[1]).transpose(1, 2).reshape(count, size, -1)
+    turned = turn @ paired
+    return turned.reshape(-1, half, 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)

@@ -1,0 +1,60 @@
+"""DoRA: the magnitude of the weight learned apart from its direction, over any other algorithm. Liu et al. 2024.
+
+W'' = m * W' / |W'|, the norm taken per output row or per input column, whichever the magnitudes belong to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like
+
+
+@dataclass(eq=False)
+class DoRA(Adapter):
+    """inner: the adapter whose W' is decomposed; magnitude: (out, 1[, 1, 1]), (1, in[, 1, 1]) or (out,)."""
+
+    algorithm: ClassVar[str] = "dora"
+    suffixes: ClassVar[tuple[str, ...]] = ()
+
+    inner: Adapter
+    magnitude: Tensor
+
+    @classmethod
+    def reads(cls, shapes: Shapes) -> bool:
+        return False  # `file.adapter_from_tensors` wraps whatever comes with magnitudes
+
+    @classmethod
+    def from_tensors(cls, tensors: Tensors, options: FileOptions) -> DoRA:
+        raise NotImplementedError("DoRA wraps another adapter")
+
+    @property
+    def on_output(self) -> bool:
+        """Whether the magnitudes belong to output rows: so they do unless the first axis is 1 and the second is not."""
+        shape = self.magnitude.shape
+        return len(shape) < 2 or not (shape[0] == 1 and shape[1] != 1)
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        count = shape[0] if self.on_output else shape[1] if len(shape) > 1 else -1
+        return self.inner.fits(shape) and self.magnitude.numel() == count
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.inner.describe(), "dora": "output" if self.on_output else "input"}
+
+    def weight(self, base: Tensor) -> Tensor:
+        weight = self.inner.weight(base)
+        return weight * dora_gain(weight, like(self.magnitude, base), self.on_output)
+
+
+def dora_gain(weight: Tensor, magnitude: Tensor, on_output: bool) -> Tensor:
+    """m / |W| per output row or input column, broadcastable to W. weight: (out, in[, kh, kw]); magnitude: any shape."""
+    rows = weight.flatten(1) if on_output else weight.transpose(0, 1).flatten(1)
+    # The eps is LyCORIS's; it matters only for a row that is zero.
+    gain = magnitude.flatten() / (rows.norm(dim=1) + torch.finfo(weight.dtype).eps)
+    shape = [1] * weight.dim()
+    shape[0 if on_output else 1] = -1
+    return gain.reshape(shape)

@@ -1,0 +1,43 @@
+"""Full difference: W' = W + diff, b' = b + diff_b, of linear layers and convolutions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like
+
+
+@dataclass(eq=False)
+class Full(Adapter):
+    """diff: the shape of W, or None where only the bias was trained."""
+
+    algorithm: ClassVar[str] = "full"
+    suffixes: ClassVar[tuple[str, ...]] = ("diff",)
+
+    diff: Tensor | None
+
+    @classmethod
+    def reads(cls, shapes: Shapes) -> bool:
+        return "diff" in shapes or set(shapes) == {"diff_b"}
+
+    @classmethod
+    def from_tensors(cls, tensors: Tensors, options: FileOptions) -> Full:
+        return cls(tensors.get("diff"))
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        if self.diff is None:
+            return self.bias_delta is not None and self.bias_delta.numel() == shape[0]
+        return self.diff.shape[0] == shape[0] and self.diff.numel() == math.prod(shape)
+
+    def describe(self) -> dict[str, Any]:
+        return {"bias": self.bias_delta is not None}
+
+    def delta(self, base: Tensor) -> Tensor:
+        if self.diff is None:
+            return torch.zeros_like(base)
+        return like(self.diff, base).reshape(base.shape)

@@ -1,0 +1,61 @@
+"""LoHa: the Hadamard product of two low-rank matrices. Hyeon-Woo et al. 2021 (FedPara), LyCORIS.
+
+dW = scale * (w1_a w1_b) * (w2_a w2_b), each half Tucker-decomposed when it has a core t.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like, same_size, scale_of
+from adapter_lab.adapters.lora import tucker
+
+
+@dataclass(eq=False)
+class LoHa(Adapter):
+    """Plain: w_a (out, r), w_b (r, in * kernel). Tucker: w_a (r, out), w_b (r, in), t (r, r, kh, kw)."""
+
+    algorithm: ClassVar[str] = "loha"
+    suffixes: ClassVar[tuple[str, ...]] = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
+
+    w1_a: Tensor
+    w1_b: Tensor
+    w2_a: Tensor
+    w2_b: Tensor
+    t1: Tensor | None
+    t2: Tensor | None
+    scale: float
+
+    @classmethod
+    def reads(cls, shapes: Shapes) -> bool:
+        return "hada_w1_a" in shapes or "hada_w2_a" in shapes
+
+    @classmethod
+    def from_tensors(cls, tensors: Tensors, options: FileOptions) -> LoHa:
+        w1_a, w1_b, w2_a, w2_b = (tensors[name] for name in cls.suffixes[:4])
+        t1, t2 = tensors.get("hada_t1"), tensors.get("hada_t2")
+        if (t1 is None) != (t2 is None):
+            raise ValueError("it has only one of hada_t1 and hada_t2")
+        return cls(w1_a, w1_b, w2_a, w2_b, t1, t2, scale_of(tensors, w1_b.shape[0]))
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        if self.t1 is None:
+            return same_size(shape, self.w1_a.shape[0], self.w1_b[0].numel())
+        return same_size(shape, self.w1_a.shape[1], self.w1_b.shape[1] * self.t1[0, 0].numel())
+
+    def describe(self) -> dict[str, Any]:
+        rank = self.w1_b.shape[0]
+        return {"dim": rank, "alpha": self.scale * rank, "tucker": self.t1 is not None}
+
+    def delta(self, base: Tensor) -> Tensor:
+        first = _half(self.w1_a, self.w1_b, self.t1, base, self.scale)
+        return (first * _half(self.w2_a, self.w2_b, self.t2, base, 1.0)).reshape(base.shape)
+
+
+def _half(w_a: Tensor, w_b: Tensor, core: Tensor | None, base: Tensor, scale: float) -> Tensor:
+    """One factor of the Hadamard product, times `scale`."""
+    w_a, w_b = like(w_a, base) * scale, like(w_b, base)
+    return w_a @ w_b.flatten(1) if core is None else tucker(like(core, base), w_a.T, w_b)

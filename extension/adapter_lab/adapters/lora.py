@@ -1,0 +1,66 @@
+"""LoRA and LoCon (LoRA on convolutions), plain and Tucker-decomposed. Hu et al. 2021, LyCORIS (Yeh et al. 2023).
+
+dW = scale * up down, or with a Tucker core mid: dW[o, i, h, w] = scale * sum_pq mid[p, q, h, w] up[o, p] down[q, i].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like, same_size, scale_of
+
+
+@dataclass(eq=False)
+class LoRA(Adapter):
+    """up: (out, r[, 1, 1]); down: (r, in[, kh, kw]), with mid (r, in[, 1, 1]); mid: (r, r, kh, kw) or None."""
+
+    algorithm: ClassVar[str] = "lora"
+    suffixes: ClassVar[tuple[str, ...]] = ("lora_up.weight", "lora_down.weight", "lora_mid.weight")
+
+    up: Tensor
+    down: Tensor
+    mid: Tensor | None
+    scale: float
+
+    @classmethod
+    def reads(cls, shapes: Shapes) -> bool:
+        return "lora_up.weight" in shapes or "lora_down.weight" in shapes
+
+    @classmethod
+    def from_tensors(cls, tensors: Tensors, options: FileOptions) -> LoRA:
+        up, down, mid = tensors["lora_up.weight"], tensors["lora_down.weight"], tensors.get("lora_mid.weight")
+        rank = down.shape[0]
+        if up.shape[1] != rank or (mid is not None and tuple(mid.shape[:2]) != (rank, rank)):
+            raise ValueError(f"lora_up has rank {up.shape[1]} but lora_down has rank {rank}")
+        return cls(up, down, mid, scale_of(tensors, rank))
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        kernel = 1 if self.mid is None else self.mid[0, 0].numel()
+        return same_size(shape, self.up.shape[0], self.down[0].numel() * kernel)
+
+    def describe(self) -> dict[str, Any]:
+        rank = self.down.shape[0]
+        return {"dim": rank, "alpha": self.scale * rank, "tucker": self.mid is not None}
+
+    def delta(self, base: Tensor) -> Tensor:
+        up = like(self.up, base).flatten(1) * self.scale
+        return low_rank(up, like(self.down, base), None if self.mid is None else like(self.mid, base), base.shape)
+
+
+def low_rank(up: Tensor, down: Tensor, mid: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    """up down, reshaped to `shape`; with a core mid (r, r, kh, kw) its Tucker product. up: (out, r), down: (r, ...)."""
+    if mid is None:
+        return (up @ down.flatten(1)).reshape(shape)
+    return tucker(mid, up, down.flatten(1)).reshape(shape)
+
+
+def tucker(core: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """core x_1 up x_2 down: core (p, q, kh, kw), up (out, p), down (q, in) -> (out, in, kh, kw)."""
+    # Two steps over the flattened core: the rank axes stay small, and only the result is in x out.
+    p, _, *kernel = core.shape
+    inner = torch.einsum("pqk,qi->pik", core.flatten(2), down)
+    return (up @ inner.reshape(p, -1)).reshape(up.shape[0], down.shape[1], *kernel)

@@ -1,0 +1,83 @@
+"""Block-diagonal orthogonal fine-tuning: diag-OFT of LyCORIS and kohya (output side). Qiu et al. 2023.
+
+W' = rescale * R^T W with R = (I + Q)(I - Q)^-1 (Cayley), Q = blocks - blocks^T, one block per group of output channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like
+
+
+@dataclass(eq=False)
+class DiagOFT(Adapter):
+    """blocks (n, s, s) with out = n s; rescale (out, 1[, 1, 1]) or None; bound: largest norm of all Q, 0 for none.
+
+    The file's `alpha` is the bound divided by out (the constraint of COFT), in LyCORIS and in kohya's OFT alike; 0
+    means no bound, as in LyCORIS.
+    """
+
+    algorithm: ClassVar[str] = "diag-oft"
+    suffixes: ClassVar[tuple[str, ...]] = ("oft_blocks", "rescale")
+
+    blocks: Tensor
+    rescale: Tensor | None
+    bound: float
+
+    @classmethod
+    def reads(cls, shapes: Shapes) -> bool:
+        return len(shapes.get("oft_blocks", ())) == 3
+
+    @classmethod
+    def from_tensors(cls, tensors: Tensors, options: FileOptions) -> DiagOFT:
+        blocks = tensors["oft_blocks"]
+        if blocks.shape[1] != blocks.shape[2]:
+            raise ValueError(f"oft_blocks of shape {tuple(blocks.shape)} are not square")
+        constraint = float(tensors["alpha"]) if "alpha" in tensors else 0.0
+        return cls(blocks, tensors.get("rescale"), constraint * blocks.shape[0] * blocks.shape[1])
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        out = self.blocks.shape[0] * self.blocks.shape[1]
+        return len(shape) >= 2 and shape[0] == out and (self.rescale is None or self.rescale.numel() == out)
+
+    def describe(self) -> dict[str, Any]:
+        out = self.blocks.shape[0] * self.blocks.shape[1]
+        found = {"dim": self.blocks.shape[1], "constraint": self.bound / out}
+        return {**found, "rescaled": self.rescale is not None}
+
+    def delta(self, base: Tensor) -> Tensor:
+        turn = cayley_minus_identity(generators(like(self.blocks, base), self.bound))
+        blocks, size = self.blocks.shape[:2]
+        delta = (turn.transpose(1, 2) @ base.reshape(blocks, size, -1)).reshape(base.shape)
+        if self.rescale is None:
+            return delta
+        rescale = like(self.rescale, base).reshape(-1, *[1] * (base.dim() - 1))
+        return rescale * delta + (rescale - 1) * base
+
+
+def generators(blocks: Tensor, bound: float) -> Tensor:
+    """Skew-symmetric Q = blocks - blocks^T, shape (..., s, s), scaled down together to norm `bound` if that is > 0."""
+    skew = blocks - blocks.transpose(-1, -2)
+    if bound > 0:
+        norm = skew.norm() + 1e-8
+        skew = torch.where(norm > bound, skew * (bound / norm), skew)
+    return skew
+
+
+def cayley_minus_identity(skew: Tensor) -> Tensor:
+    """R - I for R = (I + Q)(I - Q)^-1, as 2 Q (I - Q)^-1 so that small rotations keep their precision."""
+    identity = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
+    return torch.linalg.solve(identity - skew, 2 * skew)
+
+
+def bounded_blocks(blocks: Tensor, bound: float) -> Tensor:
+    """Blocks that need no bound and give the same rotation as `blocks` with it: what a file should hold.
+
+    A reader that ignores the constraint, or takes alpha for something else, is then right too.
+    """
+    return blocks if bound <= 0 else generators(blocks, bound) / 2

@@ -1,0 +1,61 @@
+"""What a file's metadata tells about its tensors that their names and shapes do not."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from adapter_lab.adapters.base import FileOptions
+
+# Set in every file Adapter Lab writes: scales in it always are alpha / dim, whatever the options were.
+OWN_NETWORK = "adapter_lab.network"
+
+
+def read_options(metadata: Mapping[str, str]) -> FileOptions:
+    """The options of the tensors in a file with this metadata; malformed entries count as absent."""
+    arguments = json_object(metadata.get("ss_network_args"))
+    peft = json_object(metadata.get("lora_adapter_metadata"))
+    terms = [value for key, value in peft.items() if key.endswith("num_cayley_neumann_terms") and type(value) is int]
+    exact = any(key.endswith("use_cayley_neumann") and value is False for key, value in peft.items())
+    return FileOptions(
+        lycoris_rs_lora=OWN_NETWORK not in metadata and is_true(arguments.get("rs_lora")),
+        cayley_terms=0 if exact else terms[0] if terms else FileOptions.cayley_terms,
+        peft=bool(peft),
+    )
+
+
+def peft_alpha(metadata: Mapping[str, str], name: str, rank: int) -> float | None:
+    """alpha of a module in a file that diffusers wrote from PEFT, so that alpha / rank is its scale; None if not told.
+
+    PEFT keeps alpha out of the tensors; diffusers puts its configuration into `lora_adapter_metadata`, with the keys of
+    each component ("unet", "text_encoder", "text_encoder_2") prefixed by its name.
+    """
+    config = json_object(metadata.get("lora_adapter_metadata"))
+    component = name.split(".", 1)[0]
+    own = {key[len(component) + 1 :]: value for key, value in config.items() if key.startswith(f"{component}.")}
+    own = own or config
+    module = name.split(".", 1)[-1]
+    alpha = own.get("lora_alpha")
+    for pattern, value in (own.get("alpha_pattern") or {}).items():
+        if module == pattern or module.endswith(f".{pattern}") or fnmatch.fnmatch(module, pattern):
+            alpha = value
+    if not isinstance(alpha, (int, float)):
+        return None
+    return float(alpha) * math.sqrt(rank) if is_true(own.get("use_rslora")) else float(alpha)
+
+
+def json_object(text: str | None) -> dict[str, Any]:
+    """A JSON object in a metadata entry; empty if there is none."""
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def is_true(value: Any) -> bool:
+    """Whether a network argument means yes; kohya passes booleans as texts."""
+    return value is True or str(value).strip().lower() in ("true", "1", "yes", "on")

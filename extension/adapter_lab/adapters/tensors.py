@@ -1,0 +1,203 @@
+"""The safetensors format: a reader that trusts nothing in a file (writing.py has the writer).
+
+Format: 8 bytes little-endian header length, a JSON object {name: {dtype, shape, data_offsets}} with an optional
+`__metadata__` of strings, padded with spaces to 8 bytes, then the tensors' bytes without gaps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from adapter_lab.errors import FileFormatError
+
+# Number formats by their names in the file, in the order that `writing.layout_order` needs.
+DTYPES: dict[str, torch.dtype] = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I16": torch.int16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "I64": torch.int64,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+DTYPE_BYTES = {name: torch.empty(0, dtype=dtype).element_size() for name, dtype in DTYPES.items()}
+
+# A real SDXL checkpoint's header is 0.3 MB; tag frequencies in an adapter's metadata reach a few MB. Parsed JSON takes
+# several times its size, so this bound also bounds the memory a bad file can claim.
+LARGEST_HEADER = 32 * 2**20
+COPY_CHUNK = 8 * 2**20
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a file: its name there, shape, dtype, and where its bytes lie (absolute offsets)."""
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    start: int
+    end: int
+
+
+class TensorFile:
+    """A safetensors file, of which only the header is read until a tensor is asked for."""
+
+    def __init__(self, path: Path, tensors: dict[str, TensorInfo], metadata: dict[str, str], data_start: int) -> None:
+        self.path = path
+        self.tensors = tensors
+        self.metadata = metadata
+        self.data_start = data_start
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> TensorFile:
+        """Read and check a file's header; raises FileFormatError with one sentence for anything malformed."""
+        path = Path(path)
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                header, data_start = _read_header(file, path, size)
+        except FileNotFoundError:
+            raise FileFormatError(f"There is no file {path}.") from None
+        except IsADirectoryError:
+            raise FileFormatError(f"{path} is a folder, not a .safetensors file.") from None
+        except OSError as error:
+            raise FileFormatError(f"{path} cannot be read: {error.strerror}.") from error
+        metadata = _metadata(header, path)
+        return cls(path, _tensor_infos(header, path, data_start, size), metadata, data_start)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all tensors by name."""
+        return {key: info.shape for key, info in self.tensors.items()}
+
+    def read(self, key: str) -> Tensor:
+        """The whole tensor `key`, on the CPU, in the file's dtype."""
+        return self.read_many([key])[key]
+
+    def read_many(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """Several tensors by name, the file opened once."""
+        found: dict[str, Tensor] = {}
+        with self.path.open("rb") as file:
+            for key in keys:
+                info = self.tensors[key]
+                found[key] = tensor_from_bytes(self._bytes(file, info), info)
+        return found
+
+    def copy_bytes(self, source: BinaryIO, key: str, write: Callable[[bytes], Any]) -> None:
+        """Hand the raw bytes of tensor `key` to `write` in chunks; `source` is this file, opened for reading."""
+        info = self.tensors[key]
+        source.seek(info.start)
+        left = info.end - info.start
+        while left:
+            chunk = source.read(min(left, COPY_CHUNK))
+            if not chunk:
+                raise FileFormatError(f"{self.path} is cut short: the bytes of {key} are missing.")
+            write(chunk)
+            left -= len(chunk)
+
+    def _bytes(self, file: BinaryIO, info: TensorInfo) -> bytearray:
+        buffer = bytearray(info.end - info.start)
+        file.seek(info.start)
+        if file.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
+            raise FileFormatError(f"{self.path} is cut short: the bytes of {info.key} are missing.")
+        return buffer
+
+
+def tensor_from_bytes(buffer: bytearray, info: TensorInfo) -> Tensor:
+    """The tensor that `buffer` holds, sharing its memory."""
+    if not buffer:
+        return torch.empty(info.shape, dtype=info.dtype)
+    return torch.frombuffer(buffer, dtype=info.dtype).reshape(info.shape)
+
+
+def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any], int]:
+    """The JSON header and the offset at which the tensors' bytes begin."""
+    if size == 0:
+        raise FileFormatError(f"{path} is empty.")
+    start = file.read(8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+    text = file.read(1) if length <= size - 8 else b""
+    if text != b"{":
+        if path.suffix.lower() in PICKLES or start[:2] == b"\x80\x02" or start[:4] == b"PK\x03\x04":
+            raise FileFormatError(
+                f"{path} is a pickle file, which could run code when read; convert it to .safetensors first."
+            )
+        raise FileFormatError(f"{path} is not a .safetensors file, or it was cut short within its header.")
+    if length > LARGEST_HEADER:
+        raise FileFormatError(f"{path} has a header of {length // 2**20} MiB, which no real adapter or checkpoint has.")
+    text += file.read(length - 1)
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path} is not a .safetensors file: its header is not valid JSON ({error}).") from None
+    return header, 8 + length
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name appears twice")
+    return found
+
+
+def _metadata(header: dict[str, Any], path: Path) -> dict[str, str]:
+    metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise FileFormatError(f"{path} has malformed metadata: it must map names to texts.")
+    return metadata
+
+
+def _tensor_infos(header: dict[str, Any], path: Path, data_start: int, size: int) -> dict[str, TensorInfo]:
+    """Checked descriptions of all tensors: known dtypes, sane shapes, offsets that tile the file exactly."""
+    infos: dict[str, TensorInfo] = {}
+    for key, entry in header.items():
+        infos[key] = _tensor_info(key, entry, path, data_start)
+    end = data_start
+    for info in sorted(infos.values(), key=lambda info: (info.start, info.end)):
+        if info.start < end:
+            raise FileFormatError(f"{path} is damaged: tensor {info.key} overlaps the one before it.")
+        if info.start > end:
+            raise FileFormatError(f"{path} is damaged: there is a gap before tensor {info.key}.")
+        end = info.end
+    if end > size:
+        raise FileFormatError(
+            f"{path} is cut short: it should have {end} bytes but has {size}; download or copy it again."
+        )
+    if end < size:
+        raise FileFormatError(f"{path} is damaged: {size - end} bytes follow its last tensor.")
+    return infos
+
+
+def _tensor_info(key: str, entry: Any, path: Path, data_start: int) -> TensorInfo:
+    def natural_numbers(value: Any) -> bool:
+        return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**62 for n in value)
+
+    shape: Any = entry.get("shape") if isinstance(entry, dict) else None
+    offsets: Any = entry.get("data_offsets") if isinstance(entry, dict) else None
+    if not natural_numbers(shape) or not natural_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise FileFormatError(f"{path} is damaged: the header's entry for {key!r} is malformed.")
+    dtype = entry.get("dtype")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise FileFormatError(f"{path} holds tensor {key} in the unknown number format {dtype!r}.")
+    if math.prod(shape) * DTYPE_BYTES[dtype] != offsets[1] - offsets[0]:
+        raise FileFormatError(
+            f"{path} is damaged: tensor {key} of shape {shape} does not have as many bytes as it should."
+        )
+    return TensorInfo(key, tuple(shape), DTYPES[dtype], data_start + offsets[0], data_start + offsets[1])
