@@ -1,0 +1,27 @@
+"""Training folders: from pictures and captions on disk to batches, caches and a report."""
+
+from adapter_lab.training.dataset.cache import CachedLatents, CachedText, FillReport, LatentCache, TextCache
+from adapter_lab.training.dataset.dataset import Dataset
+from adapter_lab.training.dataset.images import PictureError
+from adapter_lab.training.dataset.pixels import load_pixels, prefetch, stack_masks
+from adapter_lab.training.dataset.report import DatasetReport
+from adapter_lab.training.dataset.samples import Batch, Item, Sample
+from adapter_lab.training.dataset.scan import scan
+
+__all__ = [
+    "scan",
+    "Dataset",
+    "DatasetReport",
+    "Item",
+    "Sample",
+    "Batch",
+    "load_pixels",
+    "prefetch",
+    "stack_masks",
+    "LatentCache",
+    "TextCache",
+    "CachedLatents",
+    "CachedText",
+    "FillReport",
+    "PictureError",
+]

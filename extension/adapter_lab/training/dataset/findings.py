@@ -1,0 +1,124 @@
+"""What a person should be told about a training folder: one sentence per kind of finding, with examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from adapter_lab.config import DatasetConfig
+from adapter_lab.training.dataset.captions import unbalanced_braces
+from adapter_lab.training.dataset.folder import Listing
+from adapter_lab.training.dataset.samples import Item
+
+_EXAMPLES = 5
+MANY_REPEATS = 500  # more than anyone means; a year at the start of a folder's name gives 2024
+LITTLE_KEPT = 0.75
+SMALL_AREA = 0.25
+
+
+def folder_findings(listing: Listing, config: DatasetConfig) -> list[str]:
+    """Findings about the files of a source."""
+    found = [
+        f"{_names(owners)} share the caption {caption.name}; rename one of them if they need captions of their own."
+        for caption, owners in listing.shared_captions
+    ]
+    if listing.orphan_captions:
+        hint = ""
+        doubled = next((path for path in listing.orphan_captions if Path(path.stem).suffix), None)
+        if doubled is not None:
+            hint = f", such as {doubled.name} to {Path(doubled.stem).with_suffix(doubled.suffix).name}"
+        found.append(
+            f"{_files(listing.orphan_captions, 'caption file')}: no picture of that name; name captions like their "
+            f"pictures{hint}."
+        )
+    if listing.below:
+        found.append(
+            f"{_files(listing.below, 'picture')}: left out (in subfolders); switch dataset.recursive on to use them."
+        )
+    many = {picture.folder: picture.repeats for picture in listing.pictures if picture.repeats >= MANY_REPEATS}
+    found += [
+        f"The pictures of folder {name} are repeated {repeats} times per epoch; if its number is not meant as repeats, "
+        "rename it or set dataset.repeats."
+        for name, repeats in many.items()
+    ]
+    return found
+
+
+def item_findings(items: Sequence[Item], config: DatasetConfig, resolution: int) -> list[str]:
+    """Findings about the pictures that are used."""
+    found = [
+        f"{_names(group)} are the same picture; if that is not meant, leave one out." for group in _duplicates(items)
+    ]
+    small = [item for item in items if item.bucket[0] * item.bucket[1] < SMALL_AREA * resolution**2]
+    if small:
+        found.append(
+            f"{_items(small, 'picture')}: less than a quarter of the training resolution's area, so trained small; "
+            "larger copies would teach more."
+        )
+    enlarged = [item for item in items if item.placement.scale > 1]
+    if enlarged:
+        most = max(item.placement.scale for item in enlarged)
+        found.append(f"{_items(enlarged, 'picture')}: enlarged, up to {most:.1f} times.")
+    cropped = [item for item in items if item.placement.kept < LITTLE_KEPT]
+    if cropped:
+        found.append(
+            f"{_items(cropped, 'picture')}: more than a quarter is lost by cropping; a smaller dataset.bucket_step or "
+            "wider limits of the bucket sides keep more."
+        )
+    return found + _caption_findings(items, config) + _mask_findings(items, config)
+
+
+def _caption_findings(items: Sequence[Item], config: DatasetConfig) -> list[str]:
+    found = []
+    if config.wildcards:
+        torn = [item for item in items if any(unbalanced_braces(line) for line in item.caption_lines)]
+        if torn:
+            found.append(f"{_items(torn, 'caption')}: a brace without a partner, so used as written.")
+    else:
+        longer = [item for item in items if len(item.caption_lines) > 1]
+        if longer:
+            found.append(
+                f"{_items(longer, 'caption')}: several lines, of which only the first is used; join the lines, or set "
+                "dataset.wildcards to choose one at random."
+            )
+    if config.keep_tokens_separator.strip():
+        separator = config.keep_tokens_separator.strip()
+        if not any(separator in line for item in items for line in item.caption_lines):
+            found.append(f"No caption holds the dataset.keep_tokens_separator {separator!r}.")
+    return found
+
+
+def _mask_findings(items: Sequence[Item], config: DatasetConfig) -> list[str]:
+    if config.mask == "none":
+        return []
+    bare = [item for item in items if not item.has_mask]
+    wanted = "alpha channel" if config.mask == "alpha" else "mask file"
+    if len(bare) == len(items):
+        return [f"dataset.mask is `{config.mask}`, but no picture has one, so every picture is learned as a whole."]
+    return [f"{_items(bare, 'picture')}: no {wanted}, so learned as a whole."] if bare else []
+
+
+def remark_finding(remark: str, paths: Sequence[Path], what: str) -> str:
+    """`remark` about files as one sentence, such as "2 captions (a.txt, b.txt): not UTF-8, read as Latin-1."."""
+    return f"{_files(paths, what)}: {remark}."
+
+
+def _duplicates(items: Sequence[Item]) -> list[list[Path]]:
+    groups: dict[str, list[Path]] = {}
+    for item in items:
+        groups.setdefault(item.digest, []).append(item.path)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _items(items: Sequence[Item], what: str) -> str:
+    return _files([item.path for item in items], what)
+
+
+def _files(paths: Sequence[Path], what: str) -> str:
+    return f"{len(paths)} {what}{'' if len(paths) == 1 else 's'} ({_names(paths)})"
+
+
+def _names(paths: Iterable[Path]) -> str:
+    names = [path.name for path in paths]
+    more = f" and {len(names) - _EXAMPLES} more" if len(names) > _EXAMPLES else ""
+    return ", ".join(names[:_EXAMPLES]) + more

@@ -1,0 +1,299 @@
+"""Training folders: which pictures they hold, with what caption file, mask, repeats and class tokens.
+
+kohya's convention is followed: a folder `N_name` means N repeats, and class tokens `name` for pictures without a
+caption. Plain and nested folders work as well.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from adapter_lab.config import DatasetConfig, SourceConfig
+from adapter_lab.errors import DatasetError
+from adapter_lab.training.dataset.captions import CaptionRules
+from adapter_lab.training.dataset.images import PICTURE_SUFFIXES, UNREAD_SUFFIXES
+
+CACHE_FOLDER_NAME = ".adapter-lab-cache"
+_KOHYA_FOLDER = re.compile(r"(\d+)_(.*)", re.DOTALL)
+_MASK_FOLDER = "masks"
+_MASK_STEM = ".mask"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of pictures and the options that hold for all of them; `label` names it in picture keys."""
+
+    root: Path
+    label: str
+    setting: str
+    rules: CaptionRules
+    class_tokens: str
+    repeats: int
+    flip: bool
+    is_regularisation: bool
+
+
+@dataclass(frozen=True)
+class FoundPicture:
+    """A picture file, the files that belong to it, and what its folder says about it."""
+
+    path: Path
+    key: str
+    source: Source
+    folder: str
+    repeats: int
+    class_tokens: str
+    caption: Path | None
+    mask: Path | None
+
+
+@dataclass
+class Listing:
+    """What a source's folder holds."""
+
+    pictures: list[FoundPicture] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    orphan_captions: list[Path] = field(default_factory=list)
+    shared_captions: list[tuple[Path, list[Path]]] = field(default_factory=list)
+    below: list[Path] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+
+
+def sources_of(config: DatasetConfig) -> list[Source]:
+    """The sources of a configuration, in order; raises DatasetError for a folder that cannot be used."""
+    given = _given(config)
+    if not given:
+        raise DatasetError("dataset.folder is empty; give the folder that holds the pictures to learn from.")
+    sources: list[Source] = []
+    for setting, options in given:
+        root = _existing_folder(options.folder, setting)
+        for other in sources:
+            if other.root == root:
+                raise DatasetError(f"{root} is given as {other.setting} and as {setting}; leave one of them out.")
+        sources.append(
+            Source(
+                root=root,
+                label=_unique_label(root.name or "pictures", {source.label for source in sources}),
+                setting=setting,
+                rules=_rules(config, options),
+                class_tokens=options.class_tokens.strip(),
+                repeats=options.repeats,
+                flip=options.flip,
+                is_regularisation=options.regularisation,
+            )
+        )
+    return sources
+
+
+def _given(config: DatasetConfig) -> list[tuple[str, SourceConfig]]:
+    """Every folder a configuration names, with the setting that names it and its options."""
+    given: list[tuple[str, SourceConfig]] = []
+    if config.folder.strip():
+        shared = {
+            entry.name: getattr(config, entry.name) for entry in fields(SourceConfig) if hasattr(config, entry.name)
+        }
+        given.append(("dataset.folder", SourceConfig(**shared)))
+    given += [(f"dataset.sources[{index}].folder", source) for index, source in enumerate(config.sources)]
+    if config.regularisation_folder.strip():
+        # Class pictures must not learn the trigger, nor a prefix that may hold it.
+        classes = SourceConfig(folder=config.regularisation_folder, regularisation=True, flip=config.flip)
+        given.append(("dataset.regularisation_folder", classes))
+    return given
+
+
+def _rules(config: DatasetConfig, options: SourceConfig) -> CaptionRules:
+    return CaptionRules(
+        trigger=options.trigger.strip(),
+        prefix=options.prefix.strip(),
+        suffix=options.suffix.strip(),
+        keep_tokens=options.keep_tokens,
+        keep_tokens_separator=config.keep_tokens_separator.strip(),
+        shuffle_tags=config.shuffle_tags,
+        tag_dropout=config.tag_dropout,
+        caption_dropout=config.caption_dropout,
+        wildcards=config.wildcards,
+    )
+
+
+def list_source(source: Source, config: DatasetConfig, others: Iterable[Path] = ()) -> Listing:
+    """Walk a source's folder, in the order of names; folders in `others` (other sources', the cache) are left out."""
+    listing = Listing()
+    suffixes = tuple(_dotted(suffix) for suffix in config.caption_extensions if suffix.strip())
+    left_out = {path for path in others if path != source.root}
+    for folder, files in _walk(source.root, left_out):
+        depth = len(folder.relative_to(source.root).parts)
+        used = config.recursive or depth == 0 or (depth == 1 and _KOHYA_FOLDER.fullmatch(folder.name) is not None)
+        _list_folder(folder, files, source, suffixes, config.mask == "file", listing if used else None, listing.below)
+    return listing
+
+
+def _list_folder(
+    folder: Path,
+    files: list[Path],
+    source: Source,
+    caption_suffixes: tuple[str, ...],
+    masks_wanted: bool,
+    listing: Listing | None,
+    below: list[Path],
+) -> None:
+    pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
+    masks, mask_of = _masks_in(folder, pictures, folder == source.root)
+    pictures = [path for path in pictures if path not in mask_of]
+    if listing is None:
+        below += pictures
+        return
+    if not masks_wanted:
+        listing.skipped += [
+            (path, f"mask of {owner.name}; set dataset.mask to `file` to use it") for path, owner in mask_of.items()
+        ]
+    captions = {(path.stem, path.suffix.lower()): path for path in reversed(files)}
+    owned: dict[Path, list[Path]] = {}
+    repeats, class_tokens, name = _folder_options(folder, source)
+    for path in pictures:
+        caption = next((captions[path.stem, end] for end in caption_suffixes if (path.stem, end) in captions), None)
+        if caption is not None:
+            owned.setdefault(caption, []).append(path)
+        if repeats == 0:
+            listing.skipped.append((path, f"its folder {name} asks for 0 repeats; rename the folder to use it"))
+            continue
+        mask = masks.get(path.stem) if masks_wanted else None
+        key = _key(source, path)
+        listing.pictures.append(FoundPicture(path, key, source, name, repeats, class_tokens, caption, mask))
+    listing.shared_captions += [(caption, owners) for caption, owners in owned.items() if len(owners) > 1]
+    stems = {path.stem for path in pictures}
+    for path in files:
+        suffix = path.suffix.lower()
+        if suffix in UNREAD_SUFFIXES:
+            listing.skipped.append((path, f"{suffix} files are not read; save it as PNG, JPEG or WebP"))
+        elif suffix in caption_suffixes:
+            if path.stem not in stems:
+                listing.orphan_captions.append(path)
+        elif suffix not in PICTURE_SUFFIXES:
+            listing.ignored[suffix or path.name] += 1
+
+
+def _masks_in(folder: Path, pictures: list[Path], is_root: bool) -> tuple[dict[str, Path], dict[Path, Path]]:
+    """Masks by the stem of their picture, and the picture each file that is a mask belongs to.
+
+    A mask is `a.mask.png` beside `a.jpg`, or `masks/a.png` below it. Files in a folder `masks` that match no picture
+    above are pictures themselves.
+    """
+    by_stem = {path.stem: path for path in reversed(pictures)}
+    masks = {path.stem[: -len(_MASK_STEM)]: path for path in pictures if path.stem.endswith(_MASK_STEM)}
+    masks = {stem: path for stem, path in masks.items() if stem in by_stem}
+    mask_of = {path: by_stem[stem] for stem, path in masks.items()}
+    for path in _files(folder / _MASK_FOLDER):
+        if path.stem in by_stem and path.suffix.lower() in PICTURE_SUFFIXES:
+            masks.setdefault(path.stem, path)
+    if folder.name == _MASK_FOLDER and not is_root:
+        above = {path.stem: path for path in _files(folder.parent) if path.suffix.lower() in PICTURE_SUFFIXES}
+        mask_of |= {path: above[path.stem] for path in pictures if path.stem in above}
+    return masks, mask_of
+
+
+def _folder_options(folder: Path, source: Source) -> tuple[int, str, str]:
+    """Repeats and class tokens of the pictures in `folder`, from the nearest `N_name` folder; its name for reports."""
+    within = [folder, *folder.parents][: len(folder.relative_to(source.root).parts) + 1]
+    for candidate in within:
+        match = _KOHYA_FOLDER.fullmatch(candidate.name)
+        if match:
+            tokens = source.class_tokens or match[2].strip()
+            return (source.repeats or int(match[1]), tokens, candidate.name)
+    return (source.repeats or 1, source.class_tokens, folder.name or source.label)
+
+
+def explain_empty(source: Source, listing: Listing, recursive: bool) -> DatasetError:
+    """The error for a source without a single picture, with what was found in their place."""
+    root, setting = source.root, source.setting
+    if listing.below and not recursive:
+        return DatasetError(
+            f"{root} ({setting}) has no pictures itself, but {len(listing.below)} in subfolders such as "
+            f"{listing.below[0].parent.relative_to(root)}; switch dataset.recursive on or name the subfolder."
+        )
+    if listing.skipped:
+        shown = "; ".join(f"{path.name}: {reason}" for path, reason in listing.skipped[:3])
+        return DatasetError(
+            f"None of the {len(listing.skipped)} pictures in {root} ({setting}) can be used ({shown}); "
+            "mend these or add others."
+        )
+    if listing.orphan_captions:
+        return DatasetError(
+            f"{root} ({setting}) holds {len(listing.orphan_captions)} caption files but no pictures; put the pictures "
+            f"(png, jpg, webp, ...) beside them, such as {listing.orphan_captions[0].with_suffix('.png').name}."
+        )
+    found = ", ".join(f"{count} {name}" for name, count in listing.ignored.most_common(4))
+    return DatasetError(
+        f"{root} ({setting}) holds no pictures{f' (but {found})' if found else ''}; "
+        "put pictures (png, jpg, webp, ...) there or name another folder."
+    )
+
+
+def _existing_folder(given: str, setting: str) -> Path:
+    text = given.strip().strip("\"'")  # as Windows copies paths
+    path = Path(os.path.abspath(Path(text).expanduser()))
+    if path.is_dir():
+        return path.resolve()
+    if path.exists():
+        raise DatasetError(f"{setting} is a file, {path}; name the folder it lies in, {path.parent}.")
+    hint = ""
+    if path.parent.is_dir():
+        names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+        near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+        near = near or [name for name in names if name.casefold() == path.name.casefold()]
+        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
+    else:
+        above = next(parent for parent in path.parents if parent.is_dir())
+        hint = f" Of its path only {above} exists."
+    raise DatasetError(f"The folder {path} ({setting}) does not exist; check its spelling.{hint}")
+
+
+def _walk(root: Path, left_out: set[Path]) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield (folder, its files) for `root` and every folder below it, but for hidden ones and `left_out`."""
+    seen: set[str] = set()
+    pending = [root]
+    while pending:
+        folder = pending.pop()
+        real = os.path.realpath(folder)
+        if real in seen:  # a link back to a folder above
+            continue
+        seen.add(real)
+        yield folder, _files(folder)
+        inner = [path for path in _entries(folder) if path.is_dir() and path.resolve() not in left_out]
+        pending += [path for path in reversed(inner) if path.name != "__MACOSX"]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except (NotADirectoryError, FileNotFoundError):
+        return []
+    except OSError as error:
+        raise DatasetError(f"The folder {folder} cannot be read ({error.strerror}); check its permissions.") from error
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in _entries(folder) if not path.is_dir()]
+
+
+def _key(source: Source, path: Path) -> str:
+    inner = unicodedata.normalize("NFC", path.relative_to(source.root).as_posix())
+    return f"{source.label}/{inner}".encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _dotted(suffix: str) -> str:
+    suffix = suffix.strip().lower()
+    return suffix if suffix.startswith(".") else f".{suffix}"
+
+
+def _unique_label(name: str, taken: set[str]) -> str:
+    label, number = name, 2
+    while label in taken:
+        label, number = f"{name}-{number}", number + 1
+    return label
