@@ -20,7 +20,7 @@ def state(step: int) -> TrainingState:
         weights={"layer.down": torch.randn(3, 4), "layer.scalar": torch.randn(())},
         optimizer={"members": [{"state": {0: {"exp_avg": torch.randn(3), "step": 5}}, "param_groups": [{"d": 1e-6}]}]},
         average={"updates": 3, "values": [torch.randn(3, 4)]},
-        statistics={"pictures": [["a.png", 3, 0.5, 0.25]]},
+        records={"pictures": [["a.png", 3, 0.5, 0.25]]},
         adapters=["a-000001.safetensors"],
         fingerprint={"the base model": "abc"},
     )
@@ -33,7 +33,7 @@ def test_a_state_comes_back_exactly(tmp_path):
     assert complaints == []
     assert (loaded.step, loaded.seconds, loaded.adapters) == (7, 8.75, ["a-000001.safetensors"])
     assert all(torch.equal(loaded.weights[name], saved.weights[name]) for name in saved.weights)
-    assert loaded.statistics == saved.statistics
+    assert loaded.records == saved.records
     assert loaded.optimizer["members"][0]["param_groups"] == [{"d": 1e-6}]
 
 
