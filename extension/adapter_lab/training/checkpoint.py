@@ -27,8 +27,8 @@ class TrainingState:
     """Everything a run is made of after `step` optimiser steps.
 
     `weights`: the trained parameters as they are, fp32, by name. `optimizer`, `average` (EMA) and `scaler` (fp16's loss
-    scale): their state_dicts. `seconds`: training time so far. `statistics`: loss per picture. `adapters`: the adapter
-    files saved so far, oldest first. `fingerprint`: what must be the same for the state to make sense.
+    scale): their state_dicts. `seconds`: training time so far. `adapters`: the files saved so far, oldest first.
+    `records`: recent losses and loss per picture. `fingerprint`: what must be the same for the state to make sense.
     """
 
     step: int
@@ -37,7 +37,6 @@ class TrainingState:
     optimizer: dict[str, Any]
     average: dict[str, Any] | None = None
     scaler: dict[str, Any] | None = None
-    statistics: dict[str, Any] = field(default_factory=dict)
     adapters: list[str] = field(default_factory=list)
     records: dict[str, Any] = field(default_factory=dict)
     fingerprint: dict[str, Any] = field(default_factory=dict)

@@ -41,8 +41,8 @@ class DeferredValues(Generic[Label]):
             arrived.record()
         self._pending.append(_Pending(values, arrived, label))
 
-    def ready(self, wait: bool = False) -> list[tuple[list[float], Label]]:
-        """Take out, in order, every entry that has arrived; with `wait`, all of them."""
+    def ready(self, wait: bool = False) -> list[tuple[list[Any], Label]]:
+        """Take out, in order, every entry that has arrived, as nested lists of numbers; with `wait`, all of them."""
         out = []
         while self._pending and (wait or self._arrived(self._pending[0])):
             entry = self._pending.popleft()
