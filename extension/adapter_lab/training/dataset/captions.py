@@ -24,6 +24,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_OPEN, _CLOSE = "\x00", "\x01"  # braces that are letters; captions hold no control characters
 
 
 @dataclass(frozen=True)
@@ -175,12 +176,7 @@ def starts_with_words(text: str, words: str) -> bool:
 
 def unbalanced_braces(text: str) -> bool:
     """Whether a `{` or `}` of `text` has no partner, `{{` and `}}` being letters."""
-    depth = 0
-    for token in re.findall(r"\{\{|\}\}|\{|\}", text):
-        depth += {"{": 1, "}": -1}.get(token, 0)
-        if depth < 0:
-            return True
-    return depth != 0
+    return _without_escapes(text) is None
 
 
 def expand_wildcards(text: str, choose: Callable[[Sequence[str]], str]) -> str:
@@ -188,12 +184,31 @@ def expand_wildcards(text: str, choose: Callable[[Sequence[str]], str]) -> str:
 
     Text with a brace that has no partner is left as it is.
     """
-    if unbalanced_braces(text):
+    rest = _without_escapes(text)
+    if rest is None:
         return text
-    text = text.replace("{{", "\x00").replace("}}", "\x01")
-    while (match := re.search(r"\{([^{}]*)\}", text)) is not None:
-        text = text[: match.start()] + choose(match[1].split("|")).strip() + text[match.end() :]
-    return text.replace("\x00", "{").replace("\x01", "}")
+    while (match := re.search(r"\{([^{}]*)\}", rest)) is not None:
+        rest = rest[: match.start()] + choose(match[1].split("|")).strip() + rest[match.end() :]
+    return rest.replace(_OPEN, "{").replace(_CLOSE, "}")
+
+
+def _without_escapes(text: str) -> str | None:
+    """`text` with other letters for `{{` and `}}`; None when a brace has no partner.
+
+    `}}` inside two open braces ends both.
+    """
+    depth, result = 0, []
+    for token in re.findall(r"\{\{|\}\}|.", text, re.DOTALL):
+        if token == "}}" and depth >= 2:
+            depth -= 2
+        elif token in ("{{", "}}"):
+            token = _OPEN if token == "{{" else _CLOSE
+        else:
+            depth += {"{": 1, "}": -1}.get(token, 0)
+        if depth < 0:
+            return None
+        result.append(token)
+    return None if depth else "".join(result)
 
 
 def _join(left: str, right: str) -> str:

@@ -92,7 +92,7 @@ def inspect_picture(path: Path) -> PictureInfo:
     suffix = path.suffix.lower()
     if not supported(suffix):
         raise PictureError(path, _unsupported(suffix))
-    with _decoded(path, (1, 1)) as (image, size, animated):
+    with _decoded(path, (1, 1), verify=True) as (image, size, animated):
         has_alpha = image.mode == "RGBA"
         if has_alpha and image.getchannel("A").getextrema()[1] == 0:
             raise PictureError(path, "fully transparent, so there is nothing to learn; remove it")
@@ -136,11 +136,15 @@ def read_mask(path: Path, resized: Size) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _decoded(path: Path, needed: Size) -> Iterator[tuple[Image.Image, Size, bool]]:
+def _decoded(path: Path, needed: Size, verify: bool = False) -> Iterator[tuple[Image.Image, Size, bool]]:
     """The first frame in mode L, RGB, RGBA or CMYK, upright, at `needed` pixels or more; its full size; if animated."""
     with contextlib.ExitStack() as stack:
         try:
             image = stack.enter_context(Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN]))
+            if verify and image.format == "PNG":
+                # Decoding does not look at PNG's checksums. Pillow wants the file opened for this alone.
+                with Image.open(path, formats=["PNG"]) as checked:
+                    checked.verify()
             animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
             _check_size(path, image)
             if image.width * image.height > _LARGE_PIXELS:
