@@ -1,0 +1,66 @@
+"""The device and number format of a run, and accelerate's handle on both."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from adapter_lab.config import PrecisionConfig
+from adapter_lab.errors import ConfigError
+
+FORMATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def choose_device(config: PrecisionConfig) -> torch.device:
+    """The device asked for, or the best there is; raises ConfigError where it does not exist here."""
+    name = config.device
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"precision.device {name!r} is no device; use auto, cpu, cuda, cuda:1 or mps.") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ConfigError(f"precision.device is {name}, but torch sees {count} CUDA devices here; use auto or cpu.")
+        return torch.device("cuda", device.index or 0)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("precision.device is mps, but this machine has no Metal device; use auto or cpu.")
+    return device
+
+
+def choose_format(config: PrecisionConfig, device: torch.device) -> str:
+    """The compute format: "bf16", "fp16" or "fp32"; raises ConfigError for fp16 on a CPU, where it does not train."""
+    if config.mixed != "auto":
+        if config.mixed == "fp16" and device.type == "cpu":
+            raise ConfigError("precision.mixed is fp16, which cannot train on a CPU; use fp32 or bf16.")
+        return config.mixed
+    if device.type != "cuda":
+        return "fp32"
+    # Ampere (8.0) was the first with bf16 matrix units; before it, torch only emulates the format.
+    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+
+
+def make_accelerator(device: torch.device, number_format: str) -> Accelerator:
+    """accelerate on this device and format; several runs in one process may differ in both."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        # Its state is global and otherwise keeps the first run's device and format.
+        AcceleratorState._reset_state(reset_partial_state=True)
+    mixed = "no" if number_format == "fp32" else number_format
+    if device.type == "cpu":
+        return Accelerator(cpu=True, mixed_precision=mixed)
+    before = os.environ.get("ACCELERATE_TORCH_DEVICE")
+    os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    try:
+        return Accelerator(mixed_precision=mixed)
+    finally:
+        if before is None:
+            del os.environ["ACCELERATE_TORCH_DEVICE"]
+        else:
+            os.environ["ACCELERATE_TORCH_DEVICE"] = before

@@ -1,0 +1,134 @@
+"""One optimiser step: noise, the UNet's answer, loss, gradients, update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from adapter_lab.config import LossConfig
+from adapter_lab.training.bases.text import TextOutput
+from adapter_lab.training.conditioning import Conditioning
+from adapter_lab.training.dataset import Batch
+from adapter_lab.training.latents import LatentBatch
+from adapter_lab.training.losses import NoiseSchedule, sample_losses, snr_weights
+from adapter_lab.training.noise import draw_noise, draw_perturbation, draw_posterior, draw_timestep, seed_everything
+
+
+class AddedConditions(Protocol):
+    """SDXL's further conditions (sizes and pooled text) for the UNet; None for bases without."""
+
+    def __call__(
+        self,
+        original_size: Sequence[tuple[int, int]],
+        crop: Sequence[tuple[int, int]],
+        target: Sequence[tuple[int, int]],
+        pooled: Tensor | None,
+    ) -> dict[str, Tensor] | None: ...
+
+
+@dataclass(frozen=True)
+class NoisyBatch:
+    """What the UNet gets and should answer, on the device: x_t, target (B, C, h, w); timesteps (B,) on the CPU."""
+
+    noisy: Tensor
+    target: Tensor
+    timesteps: Tensor
+
+
+@dataclass
+class Denoiser:
+    """A base model's UNet with everything that its loss depends on."""
+
+    unet: nn.Module
+    schedule: NoiseSchedule
+    conditioning: Conditioning
+    added_conditions: AddedConditions
+    scaling_factor: float
+    device: torch.device
+    autocast: Callable[[], AbstractContextManager[None]]
+    loss: LossConfig
+
+    def noise(
+        self, batch: LatentBatch, draws: Sequence[tuple[object, ...]], timesteps: Tensor | None = None
+    ) -> NoisyBatch:
+        """Noise a batch; `draws` name each sample's random numbers, see noise.py. Timesteps are drawn unless given."""
+        shape = batch.mean.shape[1:]
+        last = len(self.schedule.alphas_cumprod) - 1
+        posterior = torch.stack([draw_posterior(shape, *names) for names in draws])
+        latents = ((batch.mean + batch.std * posterior.to(batch.mean.device)) * self.scaling_factor).to(self.device)
+        noise = torch.stack([draw_noise(shape, self.loss, *names) for names in draws])
+        extra = [draw_perturbation(shape, self.loss, *names) for names in draws]
+        shown = noise if extra[0] is None else noise + torch.stack([e for e in extra if e is not None])
+        if timesteps is None:
+            timesteps = torch.tensor([draw_timestep(self.loss, *names, last=last) for names in draws])
+        noise, shown = noise.to(self.device), shown.to(self.device)
+        return NoisyBatch(
+            self.schedule.add_noise(latents, shown, timesteps),
+            self.schedule.target(latents, noise, timesteps),
+            timesteps,
+        )
+
+    def losses(
+        self, batch: LatentBatch, draws: Sequence[tuple[object, ...]], timesteps: Tensor | None = None
+    ) -> tuple[Tensor, list[int]]:
+        """Plain loss (B,) fp32 of each sample on the device, and its timestep."""
+        noisy = self.noise(batch, draws, timesteps)
+        text = self.conditioning(batch.batch.captions)
+        prediction = self.predict(noisy, text, batch.batch)
+        mask = None if batch.mask is None else batch.mask.to(self.device)
+        return sample_losses(prediction, noisy.target, mask, self.loss), noisy.timesteps.tolist()
+
+    def predict(self, noisy: NoisyBatch, text: TextOutput, batch: Batch) -> Tensor:
+        """The UNet's answer (B, C, h, w)."""
+        conditions = self.added_conditions(
+            [sample.original_size for sample in batch.items],
+            [sample.crop_top_left for sample in batch.items],
+            [sample.target_size for sample in batch.items],
+            text.pooled,
+        )
+        with self.autocast():
+            return self.unet(
+                noisy.noisy,
+                noisy.timesteps.to(self.device),
+                encoder_hidden_states=text.hidden,
+                added_cond_kwargs=conditions,
+                return_dict=False,
+            )[0]
+
+
+def sample_weights(denoiser: Denoiser, batch: Batch, timesteps: Sequence[int]) -> Tensor:
+    """Weight (B,) on the device of each sample's loss: by noise level, and `prior_weight` for class pictures."""
+    weights = snr_weights(denoiser.schedule, torch.tensor(timesteps), denoiser.loss)
+    prior = torch.tensor([denoiser.loss.prior_weight if s.is_regularisation else 1.0 for s in batch.items])
+    return (weights * prior).to(denoiser.device)
+
+
+def accumulate_gradients(
+    denoiser: Denoiser,
+    batches: Sequence[LatentBatch],
+    seed: int,
+    step: int,
+    backward: Callable[[Tensor], Any],
+) -> tuple[Tensor, list[tuple[str, int]]]:
+    """Gradients of the mean weighted loss over all samples of a step.
+
+    Returns losses (2, N) on the device, weighted and plain, and (picture, timestep) of each sample. The mean is over
+    the samples of all batches, so it does not matter into how many batches a step is divided.
+    """
+    total = sum(len(batch.batch) for batch in batches)
+    columns: list[Tensor] = []
+    samples: list[tuple[str, int]] = []
+    for index, batch in enumerate(batches):
+        seed_everything(seed, "dropout", step, index)
+        draws = [(seed, step, len(samples) + place) for place in range(len(batch.batch))]
+        plain, timesteps = denoiser.losses(batch, draws)
+        weighted = plain * sample_weights(denoiser, batch.batch, timesteps)
+        backward(weighted.sum() / total)
+        columns.append(torch.stack([weighted.detach(), plain.detach()]))
+        samples += zip([sample.key for sample in batch.batch.items], timesteps)
+    return torch.cat(columns, dim=1), samples
