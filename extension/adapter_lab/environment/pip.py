@@ -143,6 +143,8 @@ def any_missing(site: Path, record: Path) -> bool:
     with open(record, newline="", encoding="utf-8") as file:
         for name, _, size in csv.reader(file):
             path = site / name
+            if name.endswith(".pyc"):
+                continue
             if not path.is_file() or (size and path.stat().st_size != int(size)):
-                return not name.endswith(".pyc")
+                return True
     return False

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from adapter_lab.environment import pip
+from adapter_lab.errors import AdapterLabError
+from tests.support.wheels import put_into
+
+
+@pytest.mark.parametrize(
+    ("output", "sentence"),
+    [
+        (
+            "WARNING: Retrying ... NewConnectionError('failed')\nERROR: No matching distribution found for x",
+            "network broke",
+        ),
+        ("ReadTimeoutError: Read timed out.", "network broke"),
+        ("urllib3.exceptions.ProtocolError: ('Connection broken: IncompleteRead(12 bytes read)')", "network broke"),
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk .* is full"),
+        ("ERROR: No matching distribution found for torch==2.13.0+cpu", "No matching distribution found for torch"),
+        ("something odd", "something odd"),
+    ],
+)
+def test_a_failed_pip_is_explained_with_what_to_do(output: str, sentence: str, tmp_path: Path) -> None:
+    said = pip.explain(output.splitlines(), tmp_path / "install.log")
+    assert re.search(sentence, said)
+    assert "run install.py again" in said
+
+
+def test_a_failing_command_leaves_its_output_in_the_log(tmp_path: Path) -> None:
+    with pytest.raises(AdapterLabError, match="the reason"):
+        pip.run([sys.executable, "-c", "import sys; print('ERROR: the reason'); sys.exit(3)"], tmp_path)
+    assert "ERROR: the reason" in (tmp_path / pip.LOG).read_text()
+
+
+def test_only_large_downloads_are_said(tmp_path: Path) -> None:
+    lines = [
+        "  Downloading a/torch-2.13.0.whl (526.6 MB)",
+        "  Downloading six-1.whl (11 kB)",
+        "Downloading x.whl (1.2 GB)",
+    ]
+    said: list[str] = []
+    pip.run([sys.executable, "-c", f"print({chr(10).join(lines)!r})"], tmp_path, said.append)
+    assert said == ["downloading torch-2.13.0.whl (526.6 MB)", "downloading x.whl (1.2 GB)"]
+
+
+def test_what_a_host_set_for_its_own_python_does_not_reach_the_private_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in pip.MISLEADING:
+        monkeypatch.setenv(name, "/somewhere")
+    monkeypatch.setenv("PIP_INDEX_URL", "kept")
+    environment = pip.clean_environment()
+    assert not set(pip.MISLEADING) & set(environment)
+    assert environment["PIP_INDEX_URL"] == "kept"
+
+
+class Recorder:
+    """Stands for pip: remembers what was asked for, and offers only the `offered` builds."""
+
+    def __init__(self, *offered: str) -> None:
+        self.offered = offered
+        self.asked: list[list[str]] = []
+        self.said: list[str] = []
+
+    def install(self, folder: Path, arguments: list[str], say: object) -> None:
+        self.asked.append(arguments)
+        if arguments[-1] not in self.offered:
+            raise AdapterLabError(f"pip could not: No matching distribution found for {arguments[-1]}")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has one build of torch only")
+@pytest.mark.parametrize(
+    ("gpu", "offered", "asked"),
+    [
+        ("", ("torch==2.13.0+cpu",), ["torch==2.13.0+cpu"]),
+        ("", ("torch==2.13.0",), ["torch==2.13.0+cpu", "torch==2.13.0"]),
+        ("nvidia", ("torch==2.13.0", "torch==2.13.0+cpu"), ["torch==2.13.0"]),
+        ("amd", ("torch==2.13.0",), ["torch==2.13.0"]),
+    ],
+)
+def test_torch_is_a_cpu_build_only_without_a_gpu(
+    gpu: str, offered: tuple[str, ...], asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(*offered)
+    monkeypatch.setattr(pip, "install", recorder.install)
+    monkeypatch.setattr(pip, "need_space", lambda folder, gigabytes: None)
+    monkeypatch.setenv("ADAPTER_LAB_TORCH_INDEX", "file:///builds")
+    pip.install_torch(tmp_path, "2.13.0", [tmp_path / "torch.txt"], gpu, recorder.said.append)
+    assert [arguments[-1] for arguments in recorder.asked] == asked
+    assert all("file:///builds" in arguments for arguments in recorder.asked)
+    assert "to download" in recorder.said[0]  # the size is said before anything is fetched
+
+
+def test_a_broken_network_is_not_taken_for_a_missing_cpu_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def broken(folder: Path, arguments: list[str], say: object) -> None:
+        asked.append(arguments[-1])
+        raise AdapterLabError("The network broke during a download")
+
+    monkeypatch.setattr(pip, "install", broken)
+    monkeypatch.setattr(pip, "need_space", lambda folder, gigabytes: None)
+    monkeypatch.setattr(sys, "platform", "linux")
+    with pytest.raises(AdapterLabError, match="network broke"):
+        pip.install_torch(tmp_path, "2.13.0", [], "", lambda text: None)
+    assert asked == ["torch==2.13.0+cpu"]
+
+
+def test_too_little_space_is_said_before_the_download(tmp_path: Path) -> None:
+    with pytest.raises(AdapterLabError, match=r"about 100000000 GB .* ADAPTER_LAB_RUNTIME"):
+        pip.need_space(tmp_path, 100_000_000)
+
+
+@pytest.mark.parametrize("damage", ["no record", "module missing", "module cut off"])
+def test_a_distribution_that_was_cut_off_is_forgotten(damage: str, tmp_path: Path) -> None:
+    put_into(tmp_path, "whole", "1.0")
+    put_into(tmp_path, "half", "1.0")
+    if damage == "no record":
+        (tmp_path / "half-1.0.dist-info" / "RECORD").unlink()
+    elif damage == "module missing":
+        (tmp_path / "half" / "__main__.py").unlink()
+    else:
+        (tmp_path / "half" / "__main__.py").write_text("")
+    pip.remove_half_installed(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.dist-info")] == ["whole-1.0.dist-info"]
