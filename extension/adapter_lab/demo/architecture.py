@@ -84,7 +84,8 @@ def new_vae() -> AutoencoderKL:
     for name, module in vae.named_modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         if name.endswith((".conv2", ".to_out.0")):
             nn.init.zeros_(module.weight)
     vae.quant_conv.bias.data[VAE["latent_channels"] :] = -6.0
@@ -97,7 +98,7 @@ def new_unet() -> UNet2DConditionModel:
 
 
 def new_text_encoders(vocab_size: int, bos: int, eos: int) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
-    """Untrained text encoders; token embeddings start at std 0.3, since 0.02 takes the small encoders too long to spread."""
+    """Untrained text encoders; token embeddings start at std 0.3: from 0.02 small encoders take too long to spread."""
     first, second = text_configs(vocab_size, bos, eos)
     encoders = CLIPTextModel(CLIPTextConfig(**first)), CLIPTextModelWithProjection(CLIPTextConfig(**second))
     for encoder in encoders:

@@ -1,13 +1,14 @@
 """Draws scenes of the toy world with pillow: supersampled, 128 x 128 pixels, RGB.
 
-Every feature is at least 10 pixels across, because one latent of the toy VAE covers 8 x 8 pixels and smaller emblems turn into blobs.
+Features are large, emblems 17 pixels across, because one latent of the toy VAE covers 8 x 8 pixels and smaller emblems
+turn into blobs.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageDraw
 
@@ -63,7 +64,7 @@ def _jitter(colour: Colour, rng: random.Random, amount: int = 8) -> Colour:
 
 
 class Pen:
-    """Draws in a figure's own coordinates: x from its axis, y from the picture's top, in pixels of a 128-pixel figure."""
+    """Draws in a figure's own coordinates: x from its axis, y from the picture's top, feet at 122."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, x: float, y: float, scale: float) -> None:
         self.draw, self.x, self.y, self.scale = draw, x, y, scale
@@ -87,13 +88,13 @@ class Pen:
         box = [*self.point(x - rx, y - ry), *self.point(x + rx, y + ry)]
         self.draw.ellipse(box, fill=fill, outline=outline, width=self.width(width))
 
-    def polygon(self, points: list[tuple[float, float]], fill: Colour, outline: Colour | None = LINE) -> None:
+    def polygon(self, points: Sequence[tuple[float, float]], fill: Colour, outline: Colour | None = LINE) -> None:
         placed = [self.point(*point) for point in points]
         self.draw.polygon(placed, fill=fill)
         if outline is not None:
             self.draw.line([*placed, placed[0]], fill=outline, width=self.width(1.2), joint="curve")
 
-    def line(self, points: list[tuple[float, float]], fill: Colour, width: float) -> None:
+    def line(self, points: Sequence[tuple[float, float]], fill: Colour, width: float) -> None:
         placed = [self.point(*point) for point in points]
         self.draw.line(placed, fill=fill, width=self.width(width), joint="curve")
         radius = width * self.scale * SUPERSAMPLE / 2
@@ -321,8 +322,8 @@ def _room(pen: Pen, rng: random.Random) -> None:
 
 def _forest(pen: Pen, rng: random.Random) -> None:
     _bands(pen.draw, [(0, (40, 96, 56)), (0.84, (70, 60, 40))], rng)
-    for x in (8, 44, 84, 120):
-        x += rng.uniform(-4, 4)
+    for place in (8, 44, 84, 120):
+        x = place + rng.uniform(-4, 4)
         pen.polygon([(x - 5, 0), (x + 5, 0), (x + 6, 110), (x - 6, 110)], (92, 62, 40), None)
 
 

@@ -1,4 +1,4 @@
-"""Measures a toy pipeline, with or without an adapter: likeness of the new characters, bleeding, and what is left of ordinary tags."""
+"""Measures a toy pipeline, with or without an adapter: likeness, bleeding, and what is left of ordinary tags."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def ordinary_prompts(figures: int, count: int, seed: int) -> list[Prompt]:
 
 @torch.no_grad()
 def generate(pipeline: Any, prompts: Sequence[Prompt], batch: int = 24, steps: int = STEPS) -> torch.Tensor:
-    """One picture per prompt, float (n, 3, 128, 128) in [-1, 1]; `pipeline` is a StableDiffusionXLPipeline of the toy base."""
+    """One picture per prompt, float (n, 3, 128, 128) in [-1, 1]; `pipeline` is the toy's StableDiffusionXLPipeline."""
     pipeline.set_progress_bar_config(disable=True)
     pictures = []
     for start in range(0, len(prompts), batch):

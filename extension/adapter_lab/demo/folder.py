@@ -19,15 +19,15 @@ def character_scene(characters: list[Character], rng: random.Random) -> Scene:
 
 
 def casts(count: int) -> list[tuple[Character, ...]]:
-    """Who is on each of `count` pictures: 15/40 the first alone, 15/40 the second alone, the rest both, in either order."""
+    """Who is on each of `count` pictures: 15/40 the first alone, 15/40 the second, the rest both, in either order."""
     first, second = CHARACTERS
     alone = round(count * ALONE_SHARE)
     together = [(first, second) if index % 2 == 0 else (second, first) for index in range(count - 2 * alone)]
-    return [(first,)] * alone + [(second,)] * alone + together
+    return [*[(first,)] * alone, *[(second,)] * alone, *together]
 
 
 def write_demo_folder(path: Path, count: int = 40, seed: int = 1) -> list[Path]:
-    """Draws `count` captioned PNGs of the new characters into `path` and returns the pictures; equal seeds give equal bytes.
+    """Draws `count` captioned PNGs of the new characters into `path` and returns them; equal seeds give equal bytes.
 
     Captions hold trigger words, pose, expression and background; what makes a character is left to its trigger word.
     Raises AdapterLabError if `path` holds other files.

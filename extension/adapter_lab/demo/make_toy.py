@@ -1,4 +1,4 @@
-"""Trains the toy world's model from nothing: `python -m adapter_lab.demo.make_toy`. Stages that are done are not repeated."""
+"""Trains the toy world's model: `python -m adapter_lab.demo.make_toy`. Stages that are done are not repeated."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Reads a picture of the toy world back into attributes, and turns the reading into likeness, bleeding and tag accuracy.
+"""Reads a picture of the toy world back into attributes: likeness, bleeding and tag accuracy.
 
-A small convolutional net sees the picture at 64 x 64 and classifies every attribute of the figure in the middle, on the left and on the right,
-with one head shared by the three places. `scorer_error.json` beside this file states its error on held-out drawings.
+A small convolutional net sees the picture at 64 x 64 and classifies every attribute of the figure in the middle, on
+the left and on the right, with one head shared by the three places.
+`scorer_error.json` beside this file states its error on held-out drawings.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ HIDDEN = 96
 
 
 class ScorerNet(nn.Module):
-    """Pictures (n, 3, h, w) in [-1, 1] to logits: figures (n, 3 places, sum of values), background (n, 8), count (n, 2)."""
+    """Pictures (n, 3, h, w) in [-1, 1] to logits: figures (n, 3, sum of values), background (n, 8), count (n, 2)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +88,7 @@ def likeness(figure: Figure, character: Character) -> float:
 
 @dataclass(frozen=True)
 class PairScore:
-    """One picture that should show two characters: mean likeness, share of attributes that are the other's, all right or not."""
+    """A picture of two characters: mean likeness, share of attributes that are the other's, all right or not."""
 
     likeness: float
     bleeding: float

@@ -1,4 +1,4 @@
-"""The shipped toy checkpoint: one fp16 file in SDXL's single-file layout, with what shapes cannot tell in its metadata."""
+"""The shipped toy checkpoint: one fp16 file in SDXL's layout; its metadata says what shapes cannot tell."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def architecture(vocab: dict[str, int], scaling_factor: float) -> dict[str, Any]
 
 
 def write_toy_file(path: Path, base: ToyBase, vae: AutoencoderKL, scorer: ScorerNet) -> int:
-    """Writes base, VAE and scorer as one fp16 file and returns its size in bytes. Raises AdapterLabError if it is over 16 MB."""
+    """Writes base, VAE and scorer as one fp16 file and returns its bytes. Raises AdapterLabError if over 16 MB."""
     from adapter_lab.training.bases.ldm import ldm_state
 
     encoders = {"te1": base.te1.state_dict(), "te2": base.te2.state_dict()}
@@ -67,8 +67,9 @@ def write_toy_file(path: Path, base: ToyBase, vae: AutoencoderKL, scorer: Scorer
 def open_scorer(path: Path = TOY_FILE) -> ScorerNet:
     """The scorer that is shipped inside the toy checkpoint."""
     with safe_open(path, "pt") as file:
+        names = list(file.keys())
         tensors = {
-            name.removeprefix(SCORER): file.get_tensor(name).float() for name in file.keys() if name.startswith(SCORER)
+            name.removeprefix(SCORER): file.get_tensor(name).float() for name in names if name.startswith(SCORER)
         }
     if not tensors:
         raise AdapterLabError(f"{path} has no scorer; make it again with `python -m adapter_lab.demo.make_toy`.")

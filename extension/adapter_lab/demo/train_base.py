@@ -47,7 +47,7 @@ class ToyBase(nn.Module):
         self.te2: CLIPTextModelWithProjection = encoders[1]
 
     def encode(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Captions to SDXL's conditions: penultimate hidden states of both encoders (n, 77, 160), pooled output (n, 96)."""
+        """Captions to SDXL's conditions: both encoders' penultimate states (n, 77, 160), pooled output (n, 96)."""
         ids = [
             tokenizer(captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
             for tokenizer in self.tokenizers
@@ -59,7 +59,7 @@ class ToyBase(nn.Module):
     def forward(
         self, noisy: torch.Tensor, steps: torch.Tensor, captions: list[str], time_ids: torch.Tensor, keep: torch.Tensor
     ) -> torch.Tensor:
-        """The UNet's prediction; `keep` (n,) is 0 where the whole condition is zeroed, as SDXL's pipeline does without a negative prompt."""
+        """The UNet's prediction; where `keep` (n,) is 0 the condition is zeroed, as SDXL's pipeline may do."""
         hidden, pooled = self.encode(captions)
         conditions = {"text_embeds": pooled * keep[:, None], "time_ids": time_ids}
         return self.unet(noisy, steps, hidden * keep[:, None, None], added_cond_kwargs=conditions).sample

@@ -30,7 +30,7 @@ def drawings(count: int, seed: int) -> tuple[list[Scene], np.ndarray]:
 
 @torch.no_grad()
 def through_vae(vae: AutoencoderKL, scenes: list[Scene], seed: int, noise: float = 0.1) -> np.ndarray:
-    """The scenes drawn, encoded, disturbed a little and decoded, at 64 x 64, uint8: what generated pictures look like."""
+    """The scenes drawn, encoded, disturbed and decoded, at 64 x 64, uint8: as generated pictures look."""
     rng, generator, parts = random.Random(seed), torch.Generator().manual_seed(seed), []
     for start in range(0, len(scenes), 32):
         batch = to_tensor(np.stack([np.asarray(draw_scene(scene, rng)) for scene in scenes[start : start + 32]]))

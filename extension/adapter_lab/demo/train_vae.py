@@ -25,7 +25,7 @@ RATE = 1.5e-3
 
 
 def draw_pool(count: int, seed: int) -> np.ndarray:
-    """`count` pictures for the VAE, uint8 (count, 128, 128, 3): figures with every value there is, and random shapes."""
+    """`count` pictures, uint8 (count, 128, 128, 3): figures with every value there is, and random shapes."""
     rng = random.Random(seed)
     pool = np.empty((count, SIZE, SIZE, 3), np.uint8)
     for index in range(count):

@@ -1,9 +1,10 @@
-"""The toy world's CLIP tokenizer: one token per tag, single characters for everything else, so unknown trigger words are spelled out."""
+"""The toy world's CLIP tokenizer: one token per tag; unknown words, such as triggers, are spelled out."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def learn_merges(words: list[str]) -> list[tuple[str, str]]:
     pieces = [[*word[:-1], word[-1] + END_OF_WORD] for word in words]
     merges: list[tuple[str, str]] = []
     while any(len(word) > 1 for word in pieces):
-        counts = Counter(pair for word in pieces for pair in zip(word, word[1:], strict=False))
+        counts = Counter(pair for word in pieces for pair in pairwise(word))
         best = min(counts, key=lambda pair: (-counts[pair], pair))
         merges.append(best)
         for word in pieces:
@@ -41,7 +42,7 @@ def learn_merges(words: list[str]) -> list[tuple[str, str]]:
 
 
 def build_tokenizer() -> dict[str, Any]:
-    """The tokenizer as plain data: `vocab` (token -> id, the end token highest), `merges` ("a b" lines) and the length."""
+    """The tokenizer as plain data: `vocab` (token -> id, the end token highest), `merges` ("a b" lines), length."""
     characters = byte_characters()
     merges = learn_merges(all_tags())
     tokens = [*characters, *(character + END_OF_WORD for character in characters), *("".join(pair) for pair in merges)]

@@ -1,6 +1,7 @@
 """What can appear in the toy world: attributes of a figure, their tags, scenes, captions and the two new characters.
 
-A tag is one word without spaces or underscores ("redhair"), because CLIP's tokenizer splits words at both; so every tag is one token.
+A tag is one word without spaces or underscores ("redhair"), because CLIP's tokenizer splits at both; so every tag is
+one token.
 Values marked novel are never seen by the base's text encoders and UNet, only by its VAE and by the scorer.
 """
 
@@ -151,7 +152,7 @@ def invented_name(rng: random.Random) -> str:
 
 
 def training_caption(scene: Scene, rng: random.Random, tag_dropout: float = 0.1, name_rate: float = 0.1) -> str:
-    """A booru-like caption of a scene: shuffled tags, some left out, now and then an invented name that means nothing."""
+    """A booru-like caption of a scene: shuffled tags, some left out, now and then a name that means nothing."""
     figures = []
     for figure in scene.figures:
         tags = list(figure_tags(figure).values())
@@ -164,7 +165,7 @@ def training_caption(scene: Scene, rng: random.Random, tag_dropout: float = 0.1,
 
 
 def character_caption(scene: Scene, triggers: list[str]) -> str:
-    """The caption of a new character's picture: the trigger stands for its identity, only pose and expression are tagged."""
+    """The caption of new characters: the trigger stands for the identity, only pose and expression are tagged."""
     figures = [
         [trigger, figure.pose, figure.expression] for trigger, figure in zip(triggers, scene.figures, strict=True)
     ]
