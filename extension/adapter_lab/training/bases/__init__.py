@@ -1,1 +1,10 @@
 """Base models: SD1.5, SD2.x and SDXL checkpoints read into diffusers and transformers modules, without a hub."""
+
+from __future__ import annotations
+
+from adapter_lab.training.bases.base import Base, open_base
+from adapter_lab.training.bases.layout import layout
+from adapter_lab.training.bases.text import TextEncoders, TextOutput
+from adapter_lab.training.bases.writing import save_single_file
+
+__all__ = ["Base", "TextEncoders", "TextOutput", "layout", "open_base", "save_single_file"]

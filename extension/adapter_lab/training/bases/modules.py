@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,8 +37,12 @@ def without_weights(build: Callable[[], nn.Module]) -> nn.Module:
         return build().requires_grad_(False).eval()
 
 
-def _known(model: type, config: Config) -> dict[str, Any]:
-    import inspect
+def defaults(model: type) -> dict[str, Any]:
+    """The configuration of a diffusers model that is given none."""
+    parameters = inspect.signature(model.__init__).parameters  # type: ignore[misc]
+    return {name: parameter.default for name, parameter in parameters.items() if name != "self"}
 
-    names = inspect.signature(model.__init__).parameters  # type: ignore[misc]
+
+def _known(model: type, config: Config) -> dict[str, Any]:
+    names = defaults(model)
     return {key: value for key, value in config.items() if key in names}

@@ -1,6 +1,7 @@
-"""Names of a diffusers pipeline's modules in a single-file (LDM) checkpoint: the VAE both ways, UNet and text encoders on the way out.
+"""Names of a diffusers pipeline's modules in a single-file (LDM) checkpoint.
 
-The way in for UNet and text encoders is `adapter_lab.adapters.layouts`; the two directions are tested against each other.
+The VAE both ways, UNet and text encoders on the way out; their way in is `adapter_lab.adapters.layouts`, and the two
+directions are tested against each other.
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ def clip_ldm_name(parameter: str) -> str:
 
 
 def open_clip_names(parameters: Iterable[str]) -> Mapping[str, list[str]]:
-    """OpenCLIP's name, below the encoder's prefix, of each parameter: [parameter], or [q, k, v] where OpenCLIP fuses them."""
+    """OpenCLIP's names, below the encoder's prefix, each with the parameters it holds: one, or the fused q, k, v."""
     ends = {transformers: ldm for ldm, transformers in OPEN_CLIP_ENDS.items()}
     ends["text_projection.weight"] = "text_projection"  # stored transposed
     inside = {transformers: ldm for ldm, transformers in OPEN_CLIP_LAYER.items()}

@@ -1,0 +1,144 @@
+"""A checkpoint's configurations: sizes from its tensor shapes, the rest from its family and its own word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from adapter_lab.adapters.layouts import UNET, Shapes, text_encoder_parameters, unet_module_paths
+from adapter_lab.training.bases.families import FAMILIES, block_types
+from adapter_lab.training.bases.names import VAE, vae_module_paths
+
+# Keys of the `adapter_lab.architecture` metadata for the two text encoders, named as in a diffusers folder.
+TEXT_SECTIONS = {"te1": "text_encoder", "te2": "text_encoder_2"}
+# What shapes cannot tell, and a file's own configuration may. Everything else follows from the tensors.
+STATED = frozenset(
+    {
+        # UNet
+        "sample_size",
+        "attention_head_dim",
+        "norm_num_groups",
+        "norm_eps",
+        "act_fn",
+        "center_input_sample",
+        "flip_sin_to_cos",
+        "freq_shift",
+        "upcast_attention",
+        "resnet_time_scale_shift",
+        "addition_time_embed_dim",
+        # VAE
+        "scaling_factor",
+        "shift_factor",
+        "latents_mean",
+        "latents_std",
+        "force_upcast",
+        # text encoders
+        "num_attention_heads",
+        "hidden_act",
+        "layer_norm_eps",
+    }
+)
+HEAD_WIDTH = 64  # channels per attention head of CLIP, OpenCLIP, SD2 and SDXL
+
+
+def unet_config(shapes: Shapes, family: str) -> dict[str, Any]:
+    """The diffusers configuration of the UNet in a single-file checkpoint; `shapes` by LDM name."""
+    paths = {diffusers: ldm for ldm, diffusers in unet_module_paths(shapes).items()}
+
+    def shape(module: str) -> tuple[int, ...]:
+        return shapes[f"{UNET}{paths[module]}.weight"]
+
+    levels = _count(paths, r"down_blocks\.(\d+)\.")
+    widths = [shape(f"down_blocks.{level}.resnets.0.conv1")[0] for level in range(levels)]
+    depths = [_count(paths, rf"down_blocks\.{i}\.attentions\.0\.transformer_blocks\.(\d+)\.") for i in range(levels)]
+    # The middle block has the depth of the last level, which itself may have no transformers (SD1.5, SD2).
+    middle = _count(paths, r"mid_block\.attentions\.0\.transformer_blocks\.(\d+)\.")
+    projections = [shape(name) for name in paths if name.endswith("attentions.0.proj_in")]
+    contexts = [shape(name)[1] for name in paths if name.endswith("attn2.to_k")]
+    heads = FAMILIES[family].heads
+    config: dict[str, Any] = {
+        "sample_size": FAMILIES[family].resolution // 8,
+        "in_channels": shape("conv_in")[1],
+        "out_channels": shape("conv_out")[0],
+        "block_out_channels": widths,
+        "layers_per_block": _count(paths, r"down_blocks\.0\.resnets\.(\d+)\."),
+        "transformer_layers_per_block": [depth or 1 for depth in depths[:-1]] + [depths[-1] or middle],
+        **block_types([depth > 0 for depth in depths]),
+        "cross_attention_dim": contexts[0],
+        "attention_head_dim": heads or [max(1, width // HEAD_WIDTH) for width in widths],
+        "use_linear_projection": len(projections[0]) == 2,
+    }
+    if "add_embedding.linear_1" in paths:
+        inputs = shape("add_embedding.linear_1")[1]
+        pooled = _pooled_width(shapes)
+        config |= {
+            "addition_embed_type": "text_time",
+            "projection_class_embeddings_input_dim": inputs,
+            "addition_time_embed_dim": (inputs - pooled) // 6 if pooled else 256,
+        }
+    time_width = shape("time_embedding.linear_1")[0]
+    if time_width != 4 * widths[0]:
+        config["time_embedding_dim"] = time_width
+    return config
+
+
+def _pooled_width(shapes: Shapes) -> int:
+    for encoder, parameters in text_encoder_parameters(shapes).items():
+        if encoder == "te2" and (source := parameters.get("text_projection.weight")):
+            return shapes[source.key][1 if source.transposed else 0]
+    return 0
+
+
+def vae_config(shapes: Shapes, family: str) -> dict[str, Any]:
+    """The diffusers configuration of the VAE in a single-file checkpoint; `shapes` by LDM name."""
+    modules = dict.fromkeys(key[len(VAE) :].rsplit(".", 1)[0] for key in shapes if key.startswith(VAE))
+    paths = {diffusers: ldm for ldm, diffusers in vae_module_paths(modules).items()}
+
+    def shape(module: str) -> tuple[int, ...]:
+        return shapes[f"{VAE}{paths[module]}.weight"]
+
+    levels = _count(paths, r"encoder\.down_blocks\.(\d+)\.")
+    return {
+        "in_channels": shape("encoder.conv_in")[1],
+        "out_channels": shape("decoder.conv_out")[0],
+        "block_out_channels": [shape(f"encoder.down_blocks.{level}.resnets.0.conv1")[0] for level in range(levels)],
+        "layers_per_block": _count(paths, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "latent_channels": shape("decoder.conv_in")[1],
+        "scaling_factor": FAMILIES[family].scaling_factor,
+        "force_upcast": family == "sdxl",
+        "use_quant_conv": "quant_conv" in paths,
+        "use_post_quant_conv": "post_quant_conv" in paths,
+        "mid_block_add_attention": "encoder.mid_block.attentions.0.to_q" in paths,
+    }
+
+
+def text_config(parameters: Mapping[str, tuple[int, ...]], family: str, part: str) -> dict[str, Any]:
+    """The transformers configuration of a CLIP text encoder; `parameters` maps transformers names to shapes.
+
+    SD2's last layer, which its pipelines never run, is left out.
+    """
+    tokens, width = parameters["text_model.embeddings.token_embedding.weight"]
+    layers = _count(parameters, r"text_model\.encoder\.layers\.(\d+)\.")
+    return {
+        "vocab_size": tokens,
+        "hidden_size": width,
+        "intermediate_size": parameters["text_model.encoder.layers.0.mlp.fc1.weight"][0],
+        "num_hidden_layers": layers - 1 if family == "sd2" else layers,
+        "num_attention_heads": max(1, width // HEAD_WIDTH),
+        "max_position_embeddings": parameters["text_model.embeddings.position_embedding.weight"][0],
+        "hidden_act": FAMILIES[family].activations[part],
+        "projection_dim": parameters.get("text_projection.weight", (width,))[0],
+    }
+
+
+def _count(names: Iterable[str], pattern: str) -> int:
+    """One more than the highest number `pattern`'s group matches, 0 if nothing matches."""
+    return 1 + max((int(found[1]) for name in names if (found := re.match(pattern, name))), default=-1)
+
+
+def overridden(config: dict[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with what a file states about itself, of the keys that matter to us; None states nothing."""
+    return {**config, **{key: value for key, value in stated.items() if key in STATED and value is not None}}

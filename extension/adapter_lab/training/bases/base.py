@@ -1,0 +1,247 @@
+"""A base model: what is known of it from headers alone, and its modules when they are needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adapter_lab.config import BaseConfig
+from adapter_lab.errors import ConfigError, FileFormatError
+from adapter_lab.training.bases.components import Component
+from adapter_lab.training.bases.detect import detect
+from adapter_lab.training.bases.families import FAMILIES, Family
+from adapter_lab.training.bases.folder import open_any, open_vae
+from adapter_lab.training.bases.modules import new_text_encoder, new_unet, new_vae
+from adapter_lab.training.bases.single_file import Opened
+from adapter_lab.training.bases.text import TextEncoders
+from adapter_lab.training.bases.tokenizer import ClipTokenizer
+from adapter_lab.training.losses import NoiseSchedule, rescale_zero_terminal_snr, scaled_linear_alphas_cumprod
+
+Device = torch.device | str
+TEXT_PARTS = ("te1", "te2")
+
+
+@dataclass(frozen=True)
+class Base:
+    """An opened base; nothing but headers is in memory.
+
+    `shapes` has the single file's (LDM) tensor names, also for a diffusers folder. `findings` are sentences about what
+    was detected and how. `clip_skip` counts as hosts do.
+    """
+
+    opened: Opened
+    components: Mapping[str, Component]
+    prediction: str
+    zero_terminal_snr: bool
+    clip_skip: int
+    findings: list[str]
+    vae_path: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint file or diffusers folder."""
+        return self.opened.path
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's name without ending."""
+        return self.path.name if self.path.is_dir() else self.path.stem
+
+    @property
+    def family(self) -> str:
+        """ "sd15", "sd2" or "sdxl"."""
+        return self.opened.family
+
+    @property
+    def row(self) -> Family:
+        """The family's table row."""
+        return FAMILIES[self.family]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Tensor names and shapes of the single file."""
+        return self.opened.shapes
+
+    @property
+    def text_parts(self) -> list[str]:
+        """The text encoders: ["te1"] or ["te1", "te2"]."""
+        return [part for part in TEXT_PARTS if part in self.components]
+
+    @property
+    def latent_scale(self) -> int:
+        """Pixels per latent along a side: 8 for every released model."""
+        return 2 ** (len(self.components["vae"].config["block_out_channels"]) - 1)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent: 4."""
+        return self.components["vae"].config["latent_channels"]
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the square the base was trained on: 512, 768 (SD2 v-prediction), 1024."""
+        unet = self.components["unet"].config
+        if (
+            self.family == "sd2"
+            and self.prediction == "v_prediction"
+            and unet["sample_size"] * 8 == self.row.resolution
+        ):
+            return 768
+        return unet["sample_size"] * self.latent_scale
+
+    @cached_property
+    def tokenizer(self) -> ClipTokenizer:
+        """The base's tokenizer."""
+        return self.opened.tokenizer()
+
+    @cached_property
+    def content_key(self) -> str:
+        """A key of the whole base's content, for caches: equal for a copy, another after fine-tuning."""
+        return _joined(*(self.components[part].key() for part in sorted(self.components)))
+
+    @cached_property
+    def vae_key(self) -> str:
+        """A key of the VAE's content."""
+        return self.components["vae"].key()
+
+    @cached_property
+    def text_key(self) -> str:
+        """A key of the text encoders' content, their tokenizer and clip skip."""
+        tokens = sorted(self.tokenizer.vocabulary.items())
+        return _joined(*(self.components[p].key() for p in self.text_parts), str(self.clip_skip), repr(tokens))
+
+    def load_unet(self, dtype: torch.dtype, device: Device = "cpu") -> Any:
+        """The UNet2DConditionModel, frozen, in eval mode."""
+        component = self.components["unet"]
+        return component.load(lambda: new_unet(component.config), dtype, device)
+
+    def load_vae(self, dtype: torch.dtype, device: Device = "cpu") -> Any:
+        """The AutoencoderKL, frozen; SDXL's overflows in fp16: then in bf16 where the device has it, else in fp32."""
+        component = self.components["vae"]
+        if dtype == torch.float16 and component.config["force_upcast"]:
+            dtype = torch.bfloat16 if _has_bf16(torch.device(device)) else torch.float32
+        return component.load(lambda: new_vae(component.config), dtype, device)
+
+    def load_text_encoders(self, dtype: torch.dtype, device: Device = "cpu") -> TextEncoders:
+        """The text encoders, frozen, with their tokenizer."""
+        parts = {}
+        for part in self.text_parts:
+            component, special = self.components[part], self.tokenizer
+            config = {**component.config, "bos_token_id": special.start, "eos_token_id": special.end}
+            parts[part] = component.load(lambda p=part, c=config: new_text_encoder(p, c), dtype, device)  # type: ignore[misc]
+        return TextEncoders(self.family, parts, self.tokenizer, self.clip_skip)
+
+    def noise_schedule(self) -> NoiseSchedule:
+        """Stable Diffusion's schedule of 1000 steps, scaled linear; rescaled if the base has zero terminal SNR."""
+        alphas_cumprod = scaled_linear_alphas_cumprod()
+        if self.zero_terminal_snr:
+            alphas_cumprod = rescale_zero_terminal_snr(alphas_cumprod)
+        return NoiseSchedule(alphas_cumprod, self.prediction)
+
+    def added_conditions(
+        self,
+        original_sizes: Sequence[tuple[int, int]],
+        crops: Sequence[tuple[int, int]],
+        targets: Sequence[tuple[int, int]],
+        pooled: Tensor | None,
+    ) -> dict[str, Tensor] | None:
+        """SDXL's `added_cond_kwargs` for the UNet, None for the other families.
+
+        Per picture: original (height, width), crop (top, left), target (height, width); `pooled` is (B, P).
+        """
+        if self.family != "sdxl":
+            return None
+        if pooled is None:
+            raise ValueError("SDXL needs the pooled text output")
+        rows = [[*size, *crop, *target] for size, crop, target in zip(original_sizes, crops, targets, strict=True)]
+        # fp32: bf16 has no whole numbers above 256, which pixel sizes exceed. The UNet embeds them before it casts.
+        return {"text_embeds": pooled, "time_ids": torch.tensor(rows, dtype=torch.float32, device=pooled.device)}
+
+    def metadata(self) -> dict[str, str]:
+        """The `ss_*` and `modelspec.*` entries of an adapter file that the base decides."""
+        v, sd2 = self.prediction == "v_prediction", self.family == "sd2"
+        version = {"sd15": "sd_v1", "sd2": "sd_v2_768_v" if v else "sd_v2_512", "sdxl": "sdxl_base_v1-0"}[self.family]
+        architecture = "stable-diffusion-v2-768-v" if sd2 and v else self.row.architecture
+        found = {
+            "ss_base_model_version": version,
+            "ss_v2": str(sd2),
+            "ss_sd_model_name": self.path.name,
+            "ss_clip_skip": str(self.clip_skip),
+            "ss_v_parameterization": str(v),
+            "ss_zero_terminal_snr": str(self.zero_terminal_snr),
+            "modelspec.architecture": f"{architecture}/lora",
+            "modelspec.prediction_type": "v" if v else "epsilon",
+        }
+        if short := legacy_hash(self.path):
+            found["ss_sd_model_hash"] = short
+        if self.vae_path:
+            found["ss_vae_name"] = self.vae_path.name
+        return found
+
+
+def open_base(config: BaseConfig) -> Base:
+    """Open the base a run is configured for, reading headers only.
+
+    Raises ConfigError for contradictory settings and FileFormatError for a file that is no trainable base.
+    """
+    if not config.checkpoint:
+        raise ConfigError("base.checkpoint is empty; give it a .safetensors or .ckpt file or a diffusers folder.")
+    path = Path(config.checkpoint).expanduser()
+    opened = open_any(path)
+    if config.family not in ("auto", opened.family):
+        raise ConfigError(
+            f"base.family is {config.family}, but {path} is {FAMILIES[opened.family].title}; set base.family to auto."
+        )
+    detection = detect(opened, config)
+    components = dict(opened.components)
+    vae_path = Path(config.vae).expanduser() if config.vae else None
+    if vae_path:
+        components["vae"] = open_vae(vae_path, opened.family)
+    elif "vae" not in components:
+        raise FileFormatError(f"{path} has no VAE; give a VAE file in base.vae.")
+    if opened.family == "sd2" and config.clip_skip == 1:
+        raise ConfigError("base.clip_skip 1 is not how SD2 was trained, and no host reads its last layer; use 0 or 2.")
+    depth = min(components[part].config["num_hidden_layers"] for part in TEXT_PARTS if part in components)
+    clip_skip = config.clip_skip or FAMILIES[opened.family].clip_skip
+    if clip_skip > depth:
+        raise ConfigError(f"base.clip_skip is {clip_skip}, but the text encoder of {path} has only {depth} layers.")
+    findings = [f"{path.name} is {_a(FAMILIES[opened.family].title)} model.", *detection.findings]
+    if vae_path:
+        findings.append(f"The VAE comes from {vae_path}.")
+    return Base(
+        opened=opened,
+        components=components,
+        prediction=detection.prediction,
+        zero_terminal_snr=detection.zero_terminal_snr,
+        clip_skip=clip_skip,
+        findings=findings,
+        vae_path=vae_path,
+    )
+
+
+def legacy_hash(path: Path) -> str:
+    """The short hash web UIs show for a checkpoint: SHA-256 of 64 KiB at 1 MiB, 8 digits; "" for a folder."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        file.seek(0x100000)
+        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+
+
+def _a(title: str) -> str:
+    return f"an {title}" if title[0] in "AEIOS" else f"a {title}"
+
+
+def _joined(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
+
+
+def _has_bf16(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()

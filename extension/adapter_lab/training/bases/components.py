@@ -1,0 +1,63 @@
+"""One part of a base (UNet, VAE or text encoder): its configuration, and where in which file each parameter lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adapter_lab.adapters.layouts import Source
+from adapter_lab.errors import FileFormatError
+from adapter_lab.training.bases.modules import without_weights
+from adapter_lab.training.bases.sources import Weights, content_key
+
+
+@dataclass(frozen=True)
+class Component:
+    """`sources` maps parameter names of the diffusers or transformers module to places in `weights`."""
+
+    config: dict[str, Any]
+    weights: Weights
+    sources: Mapping[str, Source]
+
+    def key(self, *more: str) -> str:
+        """A key of the component's content and configuration."""
+        return content_key(self.weights, self.sources, repr(sorted(self.config.items())), *more)
+
+    def load(self, build: Callable[[], nn.Module], dtype: torch.dtype, device: torch.device | str) -> nn.Module:
+        """The module `build` makes, with the file's weights in `dtype` on `device`, frozen and in eval mode.
+
+        Tensors are read and cast one at a time, so no more than the module itself and one tensor is ever in memory.
+        Raises FileFormatError if a tensor is missing or has another shape than the configuration asks for.
+        """
+        module = without_weights(build)
+        for owner_name, owner in module.named_modules():
+            for name, parameter in owner.named_parameters(recurse=False):
+                full = f"{owner_name}.{name}" if owner_name else name
+                tensor = self._read(full, tuple(parameter.shape)).to(device=device, dtype=dtype)
+                owner.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+            for name, buffer in owner.named_buffers(recurse=False):
+                owner.register_buffer(name, buffer.to(device), persistent=name not in owner._non_persistent_buffers_set)
+        return module.eval()
+
+    def _read(self, parameter: str, shape: tuple[int, ...]) -> Tensor:
+        # transformers 5 leaves `text_model.` out inside CLIPTextModel; the table always has it.
+        source = self.sources.get(parameter) or self.sources.get(f"text_model.{parameter}")
+        if source is None:
+            raise FileFormatError(f"{self.weights.path} lacks the weights of {parameter}; use a complete checkpoint.")
+        tensor = self.weights.read(source.key)
+        if source.rows:
+            tensor = tensor[source.rows[0] : source.rows[1]].clone()  # else the fused tensor would stay in memory
+        if source.transposed:
+            tensor = tensor.T.contiguous()
+        if tensor.ndim == 4 and len(shape) == 2 and tensor.shape[2:] == (1, 1):
+            tensor = tensor[:, :, 0, 0].contiguous()  # LDM's 1x1 convolution, diffusers' linear layer
+        if tuple(tensor.shape) != shape:
+            raise FileFormatError(
+                f"{self.weights.path}: {source.key} has shape {tuple(tensor.shape)}, but a model of this kind needs "
+                f"{shape}; the file is a pruned or altered model that Adapter Lab cannot train."
+            )
+        return tensor

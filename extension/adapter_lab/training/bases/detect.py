@@ -1,0 +1,109 @@
+"""What a base predicts and on which noise schedule, read from the file and said in sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from adapter_lab.config import BaseConfig
+from adapter_lab.errors import ConfigError, FileFormatError
+from adapter_lab.training.bases.single_file import Opened
+
+EPSILON, V = "epsilon", "v_prediction"
+WORDS = {"epsilon": EPSILON, "eps": EPSILON, "v": V, "v_prediction": V, "v-prediction": V, "vpred": V, "v_pred": V}
+NAME_HINTS = ("vpred", "v-pred", "v_pred")
+# SD2's v-prediction models have a far wider spread of this bias than the epsilon ones; ComfyUI tells them apart by it.
+SD2_PROBE = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
+SD2_SPREAD = 0.09
+SD2_GLOBAL_STEPS = {"110000": V, "875000": EPSILON, "220000": EPSILON}  # as saved in the released .ckpt files
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Prediction type, whether the schedule ends without signal, and sentences that say how that is known."""
+
+    prediction: str
+    zero_terminal_snr: bool
+    findings: list[str]
+
+
+def detect(opened: Opened, config: BaseConfig) -> Detection:
+    """Prediction type and schedule of a base: the settings first, then what the file says, then the family's usual.
+
+    Raises ConfigError for zero terminal SNR with epsilon, of which the last timestep could not be undone.
+    """
+    prediction, how = _prediction(opened)
+    if config.prediction != "auto":
+        found, prediction, how = prediction, config.prediction, "as base.prediction says"
+        if found != prediction:
+            how += f" (the file suggests {found})"
+    zero, why = _zero_terminal_snr(opened)
+    if config.zero_terminal_snr != "auto":
+        zero, why = config.zero_terminal_snr == "yes", "as base.zero_terminal_snr says"
+    if zero and prediction == EPSILON:
+        if config.zero_terminal_snr == "yes" or config.prediction == EPSILON:
+            raise ConfigError(
+                "Zero terminal SNR cannot be trained with epsilon prediction, because the last timestep is pure noise; "
+                "set base.prediction to v_prediction or base.zero_terminal_snr to no."
+            )
+        zero, why = False, "because the model predicts epsilon, although the file says otherwise"
+    findings = [f"Prediction type: {prediction}, {how}."]
+    if zero or why:
+        findings.append(f"Zero terminal SNR: {'yes' if zero else 'no'}, {why or 'the usual'}.")
+    name = opened.path.name.lower()
+    if prediction == EPSILON and config.prediction == "auto" and any(hint in name for hint in NAME_HINTS):
+        findings.append(
+            f"The name {opened.path.name} suggests v-prediction, but nothing in the file says so; "
+            "if pictures come out wrong, set base.prediction to v_prediction."
+        )
+    return Detection(prediction, zero, findings)
+
+
+def _prediction(opened: Opened) -> tuple[str, str]:
+    """What the UNet predicts, and how that is known."""
+    if "v_pred" in opened.shapes:
+        return V, "from the file's `v_pred` key"
+    stated = opened.metadata.get("modelspec.prediction_type", "").strip().lower()
+    if stated in WORDS:
+        return WORDS[stated], "from the file's modelspec.prediction_type"
+    if opened.metadata.get("ss_v_parameterization", "").lower() == "true":
+        return V, "from the file's ss_v_parameterization"
+    if opened.scheduler is not None and str(opened.scheduler.get("_class_name", "")).startswith("EDM"):
+        raise FileFormatError(
+            f"{opened.path} is an EDM model, whose noise scale Adapter Lab does not train; "
+            "choose an epsilon or v-prediction checkpoint."
+        )
+    if opened.scheduler is not None and (stated := str(opened.scheduler.get("prediction_type", "epsilon"))):
+        if stated not in WORDS:
+            raise FileFormatError(
+                f"{opened.path} predicts {stated!r}, which Adapter Lab does not train; choose an epsilon or "
+                "v-prediction model, or set base.prediction if its scheduler_config.json is wrong."
+            )
+        return WORDS[stated], "from scheduler_config.json"
+    if opened.family == "sd2":
+        return _sd2_prediction(opened)
+    return EPSILON, "the usual of this family, since the file states nothing else"
+
+
+def _sd2_prediction(opened: Opened) -> tuple[str, str]:
+    """SD2 exists in both kinds with equal shapes; its files rarely say which."""
+    step = opened.metadata.get("global_step", "")
+    if step in SD2_GLOBAL_STEPS:
+        return SD2_GLOBAL_STEPS[step], f"from the released file's step count {step}"
+    remedy = "assumed from the weights; set base.prediction if that is wrong"
+    if SD2_PROBE in opened.shapes:
+        spread = opened.components["unet"].weights.read(SD2_PROBE).float().std(unbiased=False).item()
+        return (V if spread > SD2_SPREAD else EPSILON), remedy
+    return EPSILON, "assumed, since the file states nothing; set base.prediction if that is wrong"
+
+
+def _zero_terminal_snr(opened: Opened) -> tuple[bool, str]:
+    if "ztsnr" in opened.shapes:
+        return True, "from the file's `ztsnr` key"
+    for key in ("modelspec.zero_terminal_snr", "ss_zero_terminal_snr"):
+        if opened.metadata.get(key, "").lower() in ("true", "yes", "1"):
+            return True, f"from the file's {key}"
+    scheduler: dict[str, Any] = opened.scheduler or {}
+    if scheduler.get("rescale_betas_zero_snr"):
+        return True, "from scheduler_config.json"
+    return False, ""

@@ -1,0 +1,74 @@
+"""Text encoders of a base: captions to what the UNet reads, as web UIs compute it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adapter_lab.training.bases.families import FAMILIES
+from adapter_lab.training.bases.tokenizer import ClipTokenizer
+
+
+@dataclass(frozen=True)
+class TextOutput:
+    """`hidden` (B, 77 * chunks, D) for cross-attention; `pooled` (B, P) of SDXL's second encoder, else None."""
+
+    hidden: Tensor
+    pooled: Tensor | None
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> TextOutput:
+        """The same output elsewhere."""
+        pooled = None if self.pooled is None else self.pooled.to(device=device, dtype=dtype)
+        return TextOutput(self.hidden.to(device=device, dtype=dtype), pooled)
+
+
+class TextEncoders:
+    """The text encoders of one base; `parts` maps "te1" and "te2" to transformers modules.
+
+    `clip_skip` counts as hosts do: 1 reads the last layer, 2 the one before.
+    """
+
+    def __init__(self, family: str, parts: Mapping[str, nn.Module], tokenizer: ClipTokenizer, clip_skip: int) -> None:
+        self.family = FAMILIES[family]
+        self.parts = dict(parts)
+        self.tokenizer = tokenizer
+        self.clip_skip = clip_skip
+
+    def encode(self, captions: Sequence[str], chunks: int = 1) -> TextOutput:
+        """Encode captions in `chunks` chunks of 75 tokens; what does not fit is cut off. Differentiable.
+
+        SD1.5 and SD2: final LayerNorm of the chosen layer. SDXL: the chosen layer of both encoders side by side without
+        LayerNorm, and the projected end token of the first chunk from the second encoder.
+        """
+        hidden, pooled = [], None
+        for part, module in self.parts.items():
+            ids = self.tokenizer.chunked(captions, chunks, self.family.pad_tokens[part])
+            states, projected = self._run(part, module, ids)
+            hidden.append(states)
+            pooled = projected if projected is not None else pooled
+        return TextOutput(torch.cat(hidden, dim=-1) if len(hidden) > 1 else hidden[0], pooled)
+
+    def _run(self, part: str, module: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        count, chunks, length = ids.shape
+        device = next(module.parameters()).device
+        output: Any = module(ids.view(count * chunks, length).to(device), output_hidden_states=True)
+        # SD2's modules come without their never used last layer.
+        layer = self.clip_skip - 1 if self.family.name == "sd2" else self.clip_skip
+        states = output.hidden_states[-layer]
+        if self.family.final_norm:
+            inner: Any = getattr(
+                module, "text_model", module
+            )  # transformers 5 has no `text_model` inside CLIPTextModel
+            states = inner.final_layer_norm(states)
+        pooled = output.text_embeds.view(count, chunks, -1)[:, 0] if part == "te2" else None
+        return states.reshape(count, chunks * length, -1), pooled
+
+    def to(self, device: torch.device | str) -> TextEncoders:
+        """Move the modules."""
+        for module in self.parts.values():
+            module.to(device)
+        return self
