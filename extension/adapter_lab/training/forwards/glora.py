@@ -1,0 +1,107 @@
+"""GLoRA: dW = scale (W a1 a2 + b1 b2), run as a LoRA of rank 2r whose up is [W a1, b1] and whose down is [a2; b2].
+
+Mixing the inputs first (W (x + a1 a2 x)) would round a small update away in bf16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from adapter_lab.training.forwards.layer import AdapterLayer, lycoris
+from adapter_lab.training.forwards.low_rank import Factors, low_rank, low_rank_delta
+from adapter_lab.training.forwards.merged import WHOLE
+from adapter_lab.training.forwards.spec import LayerSpec, Shape
+
+
+class GLoRALayer(AdapterLayer):
+    """a1 (in, r[, 1, 1]), a2 (r, in[, 1, 1]), b1 (out, r[, 1, 1]), b2 (r, in[, kh, kw])."""
+
+    file_keys: ClassVar[Mapping[str, str]] = {name: f"{name}.weight" for name in ("a1", "a2", "b1", "b2")}
+    folded_into: ClassVar[tuple[str, ...]] = ("a2", "b2")
+
+    a1: nn.Parameter
+    a2: nn.Parameter
+    b1: nn.Parameter
+    b2: nn.Parameter
+
+    @classmethod
+    def shapes(cls, spec: LayerSpec) -> dict[str, Shape]:
+        out, into = spec.shape[:2]
+        r, ones = spec.dim, (1,) * len(spec.kernel)
+        return {
+            "a1": (into, r, *ones),
+            "a2": (r, into, *ones),
+            "b1": (out, r, *ones),
+            "b2": (r, into, *spec.kernel),
+        }
+
+    @classmethod
+    def lycoris_class(cls) -> Any:
+        return lycoris().GLoRAModule
+
+    def parameters_in_use(self) -> tuple[Tensor, ...]:
+        gain = self.gain()
+        a2, b2 = self.a2 * gain, self.b2 * gain
+        if self.training and self.spec.rank_dropout > 0:
+            first, second = self.rank_mask(a2), self.rank_mask(b2)
+            assert first is not None and second is not None
+            a2, b2 = a2 * first.view(-1, *[1] * (a2.dim() - 1)), b2 * second.view(-1, *[1] * (b2.dim() - 1))
+        return self.a1, a2, self.b1, b2
+
+    def adapted(self, x: Tensor) -> Tensor:
+        if self.operation.is_conv:
+            return self.operation.base(x).add_(self.update(x))
+        return low_rank(x, self.operation, self._factors(x.dtype), *self.parameters_in_use())
+
+    def update(self, x: Tensor) -> Tensor:
+        a1, a2, b1, b2 = self.parameters_in_use()
+        if not self.operation.is_conv:
+            return low_rank_delta(x, self.operation, *self._factors(x.dtype)(a1, a2, b1, b2))
+        dtype = x.dtype
+        mixed = torch.nn.functional.conv2d(x, a2.to(dtype))
+        weight = _MixedColumns.apply(a1.flatten(1).to(dtype), self.operation, dtype)
+        update = torch.nn.functional.conv2d(self.operation.run(x, b2.to(dtype)), b1.to(dtype))
+        return update.add_(self.operation.run(mixed, weight))
+
+    def _factors(self, dtype: torch.dtype) -> Any:
+        def form(a1: Tensor, a2: Tensor, b1: Tensor, b2: Tensor) -> Factors:
+            # In the compute dtype: the base's weight is large, and W a1 no more precise than its factors.
+            mixed = _MixedColumns.apply(a1.to(dtype), self.operation, dtype)
+            return torch.cat([a2, b2]).to(dtype), torch.cat([mixed, b1.to(dtype)], 1), None
+
+        return form
+
+    def multiple(self, axis: int) -> int:
+        return 1 if axis == 0 else WHOLE
+
+    def delta(self, axis: int, chunk: slice, base: Tensor, *parameters: Tensor) -> Tensor:
+        a1, a2, b1, b2 = parameters
+        if axis == 0:
+            b1 = b1[chunk]
+        whole = base.to(a1.dtype).movedim(1, -1) @ a1.flatten(1) @ a2.flatten(1)
+        return (b1.flatten(1) @ b2.flatten(1)).view(len(b1), -1, *self.spec.kernel) + whole.movedim(-1, 1)
+
+
+class _MixedColumns(torch.autograd.Function):
+    """W a1 (out, r[, kh, kw]) for a frozen W, of which nothing is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, a1: Tensor, operation: Any, dtype: torch.dtype) -> Tensor:
+        ctx.operation, ctx.dtype = operation, dtype
+        weight = operation.weight(dtype)
+        if weight.dim() == 2:
+            return weight @ a1
+        return (weight.movedim(1, -1) @ a1).movedim(-1, 1).contiguous()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        weight = ctx.operation.weight(ctx.dtype)
+        if weight.dim() == 2:
+            return weight.T @ gradient, None, None
+        rows = weight.movedim(1, -1).flatten(0, -2)
+        return rows.T @ gradient.movedim(1, -1).flatten(0, -2), None, None

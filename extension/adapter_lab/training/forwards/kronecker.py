@@ -1,0 +1,146 @@
+"""y = W x + b + (w1 kron w2) x for a frozen W, without building the Kronecker product.
+
+With x seen as (c, d) per token, (w1 kron w2) x = w1 (a, c) @ X @ w2^T (d, b). A factored w2 = w2a w2b lets w1 work on
+the r values between its factors, which makes the whole about as cheap as a LoRA of rank r.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adapter_lab.training.forwards.low_rank import KEPT_SHARE, add_frozen
+from adapter_lab.training.forwards.operation import Operation, output_for, without_autocast
+
+
+def kronecker_factored(x: Tensor, operation: Operation, w1: Tensor, w2a: Tensor, w2b: Tensor) -> Tensor:
+    """Linear layers: w1 (a, c), w2a (b, r), w2b (r, d); x (..., c d) as `operation.prepare` returned it."""
+    out: Tensor = _Factored.apply(x, operation, w1, w2a, w2b)
+    return out
+
+
+def kronecker_whole(x: Tensor, operation: Operation, w1: Tensor, w2: Tensor) -> Tensor:
+    """Linear layers: w1 (a, c), w2 (b, d); cheaper than building W + dW where a is more than about four."""
+    out: Tensor = _Whole.apply(x, operation, w1, w2)
+    return out
+
+
+class _Factored(torch.autograd.Function):
+    """Values between the factors lie as (c, n, r): mixing by w1 is then one product of (a, c) and (c, n r)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, operation: Operation, w1: Tensor, w2a: Tensor, w2b: Tensor) -> Tensor:
+        dtype = x.dtype
+        with without_autocast(x.device):
+            rows = x.reshape(-1, x.shape[-1])
+            first, second = w1.to(dtype), w2a.to(dtype)
+            hidden = _down(rows, w2b.to(dtype))
+            mixed = _mix(first, hidden)
+            out, out_rows = output_for(x, len(first) * len(second))
+            _up(mixed, second.T, out_rows)
+            add_frozen(out_rows, rows, operation, operation.bias(dtype))
+        ctx.operation = operation
+        kept = hidden if hidden.numel() <= KEPT_SHARE * rows.numel() else None
+        ctx.save_for_backward(x, kept, w1, w2a, w2b)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        x, hidden, w1, w2a, w2b = ctx.saved_tensors
+        dtype = x.dtype
+        with without_autocast(x.device):
+            rows = x.reshape(-1, x.shape[-1])
+            out_rows = gradient.reshape(-1, gradient.shape[-1])
+            first, second_a, second_b = w1.to(dtype), w2a.to(dtype), w2b.to(dtype)
+            if hidden is None:
+                hidden = _down(rows, second_b)
+            mixed_gradient = _down(out_rows, second_a.T)
+            w2a_gradient = _sum_of_products(out_rows, _mix(first, hidden))
+            w1_gradient = mixed_gradient.flatten(1) @ hidden.flatten(1).T
+            hidden_gradient = _mix(first.T, mixed_gradient)
+            w2b_gradient = _sum_of_products(rows, hidden_gradient).T
+            dx = None
+            if ctx.needs_input_grad[0]:
+                dx = torch.empty_like(rows)
+                _up(hidden_gradient, second_b, dx)
+                dx = dx.addmm_(out_rows, ctx.operation.weight(dtype)).view(x.shape)
+        return dx, None, w1_gradient.to(w1.dtype), w2a_gradient.to(w2a.dtype), w2b_gradient.to(w2b.dtype)
+
+
+def _down(rows: Tensor, factor: Tensor) -> Tensor:
+    """rows (n, c d) and factor (r, d) to (c, n, r)."""
+    pieces = rows.view(len(rows), -1, factor.shape[1]).transpose(0, 1)
+    if len(pieces) == 1:
+        return (rows @ factor.T)[None]
+    out = rows.new_empty(*pieces.shape[:2], factor.shape[0])
+    return torch.bmm(pieces, factor.T.expand(len(pieces), -1, -1), out=out)
+
+
+def _mix(w1: Tensor, hidden: Tensor) -> Tensor:
+    """w1 (a, c) and hidden (c, n, r) to (a, n, r)."""
+    if w1.numel() == 1:
+        return hidden * w1.view(())
+    return (w1 @ hidden.flatten(1)).view(len(w1), *hidden.shape[1:])
+
+
+def _up(mixed: Tensor, factor: Tensor, out: Tensor) -> None:
+    """mixed (a, n, r) and factor (r, b) into out (n, a b)."""
+    pieces = out.view(len(out), len(mixed), -1)
+    for index in range(len(mixed)):
+        torch.mm(mixed[index], factor, out=pieces[:, index])
+
+
+def _sum_of_products(rows: Tensor, values: Tensor) -> Tensor:
+    """Sum over c of rows[:, c] (n, d)^T values[c] (n, r): (d, r)."""
+    pieces = rows.view(len(rows), len(values), -1)
+    total = pieces[:, 0].T @ values[0]
+    for index in range(1, len(values)):
+        total.addmm_(pieces[:, index].T, values[index])
+    return total
+
+
+class _Whole(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, operation: Operation, w1: Tensor, w2: Tensor) -> Tensor:
+        ctx.operation = operation
+        ctx.save_for_backward(x, w1, w2)
+        dtype = x.dtype
+        with without_autocast(x.device):
+            rows = x.reshape(-1, x.shape[-1])
+            first, values = w1.to(dtype), _second(rows, w2.to(dtype))
+            out, out_rows = output_for(x, len(first) * values.shape[2])
+            torch.bmm(first.expand(len(rows), -1, -1), values, out=out_rows.view(len(rows), len(first), -1))
+            add_frozen(out_rows, rows, operation, operation.bias(dtype))
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        x, w1, w2 = ctx.saved_tensors
+        dtype = x.dtype
+        with without_autocast(x.device):
+            first, second = w1.to(dtype), w2.to(dtype)
+            rows = x.reshape(-1, x.shape[-1])
+            out_rows = gradient.reshape(-1, gradient.shape[-1])
+            per_token = out_rows.view(len(rows), len(first), -1)
+            w1_gradient = torch.tensordot(per_token, _second(rows, second), dims=([0, 2], [0, 2]))
+            values_gradient = _first(first.T, per_token).view(-1, second.shape[0])
+            w2_gradient = values_gradient.T @ rows.view(-1, second.shape[1])
+            dx = None
+            if ctx.needs_input_grad[0]:
+                dx = (values_gradient @ second).view(rows.shape)
+                dx = dx.addmm_(out_rows, ctx.operation.weight(dtype)).view(x.shape)
+        return dx, None, w1_gradient.to(w1.dtype), w2_gradient.to(w2.dtype)
+
+
+def _second(rows: Tensor, w2: Tensor) -> Tensor:
+    """rows (n, c d) and w2 (b, d) to (n, c, b)."""
+    return (rows.view(-1, w2.shape[1]) @ w2.T).view(len(rows), -1, w2.shape[0])
+
+
+def _first(w1: Tensor, values: Tensor) -> Tensor:
+    """w1 (a, c) and values (n, c, b) to (n, a, b)."""
+    return torch.bmm(w1.expand(len(values), -1, -1), values)
