@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from adapter_lab.environment.pip import clean_environment
 from adapter_lab.environment.status import ROOT, install_command, runtime_folder, runtime_python
 from adapter_lab.errors import AdapterLabError
 
+ALL_TESTS = ["-n", "auto", "--maxprocesses", "4"]
 USAGE = """usage: install.py [demo [options] | test [options]]
 
   (nothing)  make or update the private environment in .runtime
@@ -43,7 +45,9 @@ def main(arguments: list[str]) -> int:
     if name == "demo":
         return call([python, "-m", "adapter_lab", "demo", *options])
     if name == "test":
-        return call([python, "-m", "pytest", *options], ROOT)
+        # All tests: in parallel, one thread each. A choice of tests: as pytest does it, so that --pdb works.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        return call([python, "-m", "pytest", *(options or ALL_TESTS)], ROOT)
     return 0
 
 

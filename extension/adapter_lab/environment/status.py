@@ -8,9 +8,11 @@ import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from adapter_lab import __version__
+
 ROOT = Path(__file__).resolve().parents[3]
 STATUS_FILE = "STATUS.json"
-NOT_SET_UP = "Adapter Lab's private environment is not set up yet"
+NOT_SET_UP = "Adapter Lab's private environment is not set up yet."
 
 
 def runtime_folder() -> Path:
@@ -79,3 +81,12 @@ def read_status(folder: Path | None = None) -> Status:
     if status.ready and not runtime_python(folder).exists():
         return Status(run=install_command())
     return status
+
+
+def notice() -> str:
+    """What a host's console says at its start: how to train from here, or what to run before."""
+    status = read_status()
+    if not status.ready:
+        return f"{status.message} Until this has run, nothing can be trained: {status.run}"
+    command = scripts_folder(runtime_folder()) / ("adapter-lab.cmd" if os.name == "nt" else "adapter-lab")
+    return f'{__version__} is ready; this version has no tab in the web UI yet, train with "{command}" (see README.md).'
