@@ -1,16 +1,16 @@
 """Every setting of a training run, once: the form, the command line, TOML, docs and validation all come from here.
 
-A setting is a dataclass field made by `option(...)`, which carries its default, range, unit, help and the algorithms or
-optimisers it applies to. `validate` refuses what is out of range and what the chosen algorithm would ignore.
+A setting is a dataclass field made by `option(...)`, which carries its default, range, unit, help and dependencies.
+`adapter_lab.validation` refuses what is out of range and what has no effect beside the other settings.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from typing import Any, Union, get_args, get_origin, get_type_hints
-
-from adapter_lab.errors import ConfigError
+from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import cache
+from typing import Any, get_type_hints
 
 ALGORITHMS = ("lora", "loha", "lokr", "glora", "diag-oft", "boft", "ia3", "full")
 LOW_RANK = ("lora", "loha", "lokr", "glora")
@@ -30,11 +30,15 @@ def option(
     unit: str = "",
     algorithms: tuple[str, ...] | None = None,
     optimizers: tuple[str, ...] | None = None,
+    needs: str | tuple[str, ...] = (),
+    flag: str = "",
     basic: bool = False,
 ) -> Any:
     """A setting: its default and what the form, the docs and the validation need to know about it.
 
-    `algorithms` and `optimizers` name those that use it (None: all); `basic` puts it among the settings shown first.
+    `algorithms` and `optimizers` name those that use it (None: all). `needs` names settings without which it has no
+    effect, each condition one of "a.b", "a.b=x|y", "a.b or c.d". `flag` is its spelling on the command line
+    where that is not its name. `basic` puts it among the settings shown first.
     """
     metadata = {
         "help": help,
@@ -44,6 +48,8 @@ def option(
         "unit": unit,
         "algorithms": algorithms,
         "optimizers": optimizers,
+        "needs": (needs,) if isinstance(needs, str) else needs,
+        "flag": flag,
         "basic": basic,
     }
     if isinstance(default, (list, dict)):
@@ -55,7 +61,7 @@ def option(
 class BaseConfig:
     """The base model the adapter is trained on."""
 
-    checkpoint: str = option("", "Checkpoint file (.safetensors, .ckpt) or diffusers folder.", basic=True)
+    checkpoint: str = option("", "Checkpoint file (.safetensors, .ckpt) or diffusers folder.", flag="base", basic=True)
     vae: str = option("", "VAE file or folder used instead of the checkpoint's own; empty: the checkpoint's own.")
     family: str = option("auto", "Base-model family; auto reads it from the file.", choices=("auto", *FAMILIES))
     prediction: str = option(
@@ -64,12 +70,16 @@ class BaseConfig:
         choices=("auto", "epsilon", "v_prediction"),
     )
     zero_terminal_snr: str = option(
-        "auto", "Rescale the noise schedule to zero terminal SNR; auto reads it from the file.", choices=("auto", "yes", "no")
+        "auto",
+        "Rescale the noise schedule to zero terminal SNR; auto reads it from the file.",
+        choices=("auto", "yes", "no"),
     )
     clip_skip: int = option(
-        0, "Text-encoder layers left out at the end, counted as hosts do; 0: the family's usual (SD1.5 1, SD2 and SDXL 2).",
-        minimum=0, maximum=11,
-    )  # fmt: skip
+        0,
+        "Last text-encoder layer used, counted from the end as hosts do; 0: the family's usual (SD1.5 1, SD2, SDXL 2).",
+        minimum=0,
+        maximum=11,
+    )
 
 
 @dataclass
@@ -81,7 +91,12 @@ class SourceConfig:
     regularisation: bool = option(False, "Regularisation (class) pictures, weighted by `loss.prior_weight`.")
     trigger: str = option("", "Trigger word put in front of every caption of this folder.")
     class_tokens: str = option("", "Caption for pictures without a caption file; empty: from an `N_name` folder.")
-    keep_tokens: int = option(0, "Leading tags that shuffle and tag dropout leave in place.", minimum=0)
+    keep_tokens: int = option(
+        0,
+        "Leading tags that shuffle and tag dropout leave in place.",
+        minimum=0,
+        needs="dataset.shuffle_tags or dataset.tag_dropout",
+    )
     flip: bool = option(False, "Mirror half of the pictures.")
     prefix: str = option("", "Text put before every caption.")
     suffix: str = option("", "Text put after every caption.")
@@ -97,9 +112,13 @@ class DatasetConfig:
     recursive: bool = option(True, "Also use pictures in subfolders.")
     repeats: int = option(0, "Times each picture is used per epoch; 0: from `N_name` folders, else 1.", minimum=0)
     resolution: int = option(
-        0, "Training resolution, side of a square with the area of a bucket; 0: the family's (512, 768, 1024).",
-        minimum=0, maximum=4096, unit="px", basic=True,
-    )  # fmt: skip
+        0,
+        "Training resolution, side of a square with the area of a bucket; 0: the family's (512, 768, 1024).",
+        minimum=0,
+        maximum=4096,
+        unit="px",
+        basic=True,
+    )
     buckets: bool = option(True, "Group pictures by aspect ratio instead of cropping all to a square.")
     bucket_step: int = option(64, "Bucket sides are multiples of this.", minimum=8, maximum=512, unit="px")
     bucket_min: int = option(0, "Shortest bucket side; 0: a quarter of the resolution.", minimum=0, unit="px")
@@ -109,7 +128,12 @@ class DatasetConfig:
     trigger: str = option("", "Trigger word put in front of every caption.", basic=True)
     class_tokens: str = option("", "Caption for pictures without a caption file; empty: from an `N_name` folder.")
     shuffle_tags: bool = option(False, "Shuffle comma-separated tags each time a picture is used.")
-    keep_tokens: int = option(0, "Leading tags that shuffle and tag dropout leave in place.", minimum=0)
+    keep_tokens: int = option(
+        0,
+        "Leading tags that shuffle and tag dropout leave in place.",
+        minimum=0,
+        needs="dataset.shuffle_tags or dataset.tag_dropout",
+    )
     keep_tokens_separator: str = option("", "Text that ends the kept part of a caption, such as `|||`; empty: unused.")
     tag_dropout: float = option(0.0, "Chance to leave out each tag.", minimum=0, maximum=1)
     caption_dropout: float = option(0.0, "Chance to train a picture with an empty caption.", minimum=0, maximum=1)
@@ -120,15 +144,19 @@ class DatasetConfig:
     color_augment: bool = option(False, "Vary hue and brightness slightly; latents are then not cached.")
     random_crop: bool = option(False, "Crop at a random place instead of the middle; latents are then not cached.")
     mask: str = option(
-        "none", "Weight the loss by a mask: the alpha channel, or `<name>.mask.png` / `masks/<name>.png` beside it.",
+        "none",
+        "Weight the loss by a mask: the alpha channel, or `<name>.mask.png` / `masks/<name>.png` beside it.",
         choices=("none", "alpha", "file"),
-    )  # fmt: skip
-    token_chunks: int = option(3, "Longest caption in chunks of 75 tokens; the rest is cut off, and said.", minimum=1, maximum=3)
+    )
+    token_chunks: int = option(
+        3, "Longest caption in chunks of 75 tokens; the rest is cut off, and said.", minimum=1, maximum=3
+    )
     cache_latents: str = option("disk", "Where encoded pictures are kept.", choices=("disk", "memory", "off"))
     cache_text: str = option(
-        "auto", "Keep text-encoder outputs; auto: whenever the encoders are frozen and captions do not vary.",
+        "auto",
+        "Keep text-encoder outputs; auto: whenever the encoders are frozen and captions do not vary.",
         choices=("auto", "off"),
-    )  # fmt: skip
+    )
     cache_folder: str = option("", "Folder of the cache; empty: `.adapter-lab-cache` in the picture folder.")
     validation_fraction: float = option(
         0.0, "Share of the pictures held out for validation loss.", minimum=0, maximum=0.5
@@ -140,8 +168,9 @@ class RuleConfig:
     """Other settings for the modules whose LDM name matches a pattern; the first matching rule wins."""
 
     match: str = option("", "Shell pattern on LDM module names, such as `lora_unet_*attn1*` or `lora_te*`.")
-    algo: str = option("", "Algorithm for these modules; empty: the network's; `none`: not trained.",
-                       choices=("", "none", *ALGORITHMS))  # fmt: skip
+    algo: str = option(
+        "", "Algorithm for these modules; empty: the network's; `none`: not trained.", choices=("", "none", *ALGORITHMS)
+    )
     dim: int = option(0, "Dim for these modules; 0: the network's.", minimum=0)
     alpha: float = option(0.0, "Alpha for these modules; 0: the network's.", minimum=0)
     factor: int = option(0, "LoKr factor for these modules; 0: the network's.", minimum=-1, algorithms=("lokr",))
@@ -153,43 +182,91 @@ class NetworkConfig:
     """The adapter: its algorithm, its size and the modules it is put on."""
 
     algo: str = option("lora", "Adapter algorithm. LoRA with conv_dim > 0 is LoCon.", choices=ALGORITHMS, basic=True)
-    dim: int = option(16, "Rank of linear layers; block size for diag-OFT and BOFT.", minimum=1, maximum=4096,
-                      algorithms=LOW_RANK + ORTHOGONAL, basic=True)  # fmt: skip
+    dim: int = option(
+        16,
+        "Rank of linear layers; block size for diag-OFT and BOFT.",
+        minimum=1,
+        maximum=4096,
+        algorithms=LOW_RANK + ORTHOGONAL,
+        basic=True,
+    )
     alpha: float = option(8.0, "The update is scaled by alpha / dim.", minimum=0, algorithms=LOW_RANK, basic=True)
-    conv_dim: int = option(0, "Rank of 3x3 convolutions (resnets, up- and down-samplers, time embedding); 0: not trained.",
-                           minimum=0, maximum=4096, algorithms=LOW_RANK + ORTHOGONAL, basic=True)  # fmt: skip
-    conv_alpha: float = option(0.0, "Alpha of convolutions; 0: same as alpha.", minimum=0, algorithms=LOW_RANK)
-    train_conv: bool = option(False, "Also train the convolution set, for algorithms without a dim.",
-                              algorithms=("ia3", "full"))  # fmt: skip
-    factor: int = option(-1, "Size of LoKr's first Kronecker factor; -1: as square as possible; 1: a scalar (LoRA with gain).",
-                         minimum=-1, algorithms=("lokr",), basic=True)  # fmt: skip
-    tucker: bool = option(False, "Tucker decomposition of 3x3 convolutions.", algorithms=("lora", "loha", "lokr"))
+    conv_dim: int = option(
+        0,
+        "Rank of convolutions (resnets, up- and down-samplers, time embedding); 0: not trained.",
+        minimum=0,
+        maximum=4096,
+        algorithms=LOW_RANK + ORTHOGONAL,
+        needs="network.train_unet",
+        basic=True,
+    )
+    conv_alpha: float = option(
+        0.0, "Alpha of convolutions; 0: same as alpha.", minimum=0, algorithms=LOW_RANK, needs="network.conv_dim"
+    )
+    train_conv: bool = option(
+        False,
+        "Also train the convolution set, for algorithms without a dim.",
+        algorithms=("ia3", "full"),
+        needs="network.train_unet",
+    )
+    factor: int = option(
+        -1,
+        "Size of LoKr's first Kronecker factor; -1: as square as possible; 1: a scalar (LoRA with gain).",
+        minimum=-1,
+        algorithms=("lokr",),
+        basic=True,
+    )
+    tucker: bool = option(
+        False,
+        "Tucker decomposition of 3x3 convolutions.",
+        algorithms=("lora", "loha", "lokr"),
+        needs="network.conv_dim",
+    )
     full_matrix: bool = option(False, "LoKr: keep the second factor whole.", algorithms=("lokr",))
     decompose_both: bool = option(False, "LoKr: also decompose the first factor.", algorithms=("lokr",))
     unbalanced: bool = option(False, "LoKr: unbalanced factorisation of the output side.", algorithms=("lokr",))
-    constraint: float = option(0.0, "Norm bound of the rotation generators (COFT); 0: none.", minimum=0, algorithms=ORTHOGONAL)
+    constraint: float = option(
+        0.0, "Norm bound of the rotation generators (COFT); 0: none.", minimum=0, algorithms=ORTHOGONAL
+    )
     rescaled: bool = option(False, "Learn a magnitude per output channel after the rotation.", algorithms=ORTHOGONAL)
-    dora: bool = option(False, "DoRA: learn the magnitude of the weight separately.", algorithms=("lora", "loha", "lokr", "glora"))
-    dora_axis: str = option("output", "Axis DoRA's magnitudes belong to.", choices=("output", "input"),
-                            algorithms=("lora", "loha", "lokr", "glora"))  # fmt: skip
+    dora: bool = option(
+        False, "DoRA: learn the magnitude of the weight separately.", algorithms=("lora", "loha", "lokr", "glora")
+    )
+    dora_axis: str = option(
+        "output",
+        "Axis DoRA's magnitudes belong to.",
+        choices=("output", "input"),
+        algorithms=("lora", "loha", "lokr", "glora"),
+        needs="network.dora",
+    )
     use_scalar: bool = option(False, "Learn one scalar per module, starting at zero.", algorithms=LOW_RANK)
     rs_lora: bool = option(False, "Scale by alpha / sqrt(dim) (rank-stabilised).", algorithms=LOW_RANK)
     train_on_input: bool = option(False, "IA3: scale the input channels instead of the outputs.", algorithms=("ia3",))
     train_norm: bool = option(False, "Also train normalisation layers.")
     train_bias: bool = option(True, "Also train biases.", algorithms=("full",))
-    dropout: float = option(0.0, "Dropout on the adapter's path.", minimum=0, maximum=1, algorithms=("lora", "loha", "lokr", "glora"))
+    dropout: float = option(
+        0.0, "Dropout on the adapter's path.", minimum=0, maximum=1, algorithms=("lora", "loha", "lokr", "glora")
+    )
     rank_dropout: float = option(0.0, "Chance to leave out each rank.", minimum=0, maximum=1, algorithms=LOW_RANK)
     module_dropout: float = option(0.0, "Chance to leave out a module's adapter for a step.", minimum=0, maximum=1)
-    max_norm: float = option(0.0, "Largest norm of a module's update; larger ones are scaled down; 0: no limit.", minimum=0,
-                             algorithms=("lora", "loha", "lokr"))  # fmt: skip
+    max_norm: float = option(
+        0.0,
+        "Largest norm of a module's update; larger ones are scaled down; 0: no limit.",
+        minimum=0,
+        algorithms=("lora", "loha", "lokr"),
+    )
     train_unet: bool = option(True, "Train the UNet.")
     train_te: bool = option(False, "Train the text encoder (SDXL: both).", basic=True)
-    train_te1: bool = option(True, "With train_te: train the first text encoder.")
-    train_te2: bool = option(True, "With train_te: train the second text encoder (SDXL).")
+    train_te1: bool = option(True, "With train_te: train the first text encoder.", needs="network.train_te")
+    train_te2: bool = option(True, "With train_te: train the second text encoder (SDXL).", needs="network.train_te")
     attention: bool = option(True, "Train the attention projections.")
     feed_forward: bool = option(True, "Train the feed-forward layers.")
-    projections: bool = option(True, "Train proj_in and proj_out of transformer blocks.")
-    time_embedding: bool = option(True, "With convolutions: also train the resnets' time-embedding projections.")
+    projections: bool = option(True, "Train proj_in and proj_out of transformer blocks.", needs="network.train_unet")
+    time_embedding: bool = option(
+        True,
+        "With convolutions: also train the resnets' time-embedding projections.",
+        needs=("network.train_unet", "network.conv_dim or network.train_conv"),
+    )
     rules: list[RuleConfig] = option([], "Other settings for modules that match a pattern.")
     start_from: str = option("", "Adapter file to go on from; its modules must fit the settings.")
     frozen_adapters: list[str] = option([], "Adapter files, `FILE` or `FILE:STRENGTH`, active but not trained.")
@@ -199,26 +276,57 @@ class NetworkConfig:
 class OptimizerConfig:
     """The optimiser, its learning rates and schedule."""
 
-    name: str = option("prodigy", "Optimiser.", choices=OPTIMIZERS, basic=True)
-    lr: float = option(0.0, "Learning rate; 0: the optimiser's usual (1 for the Prodigy family, 1e-4 AdamW, 3e-5 Lion, 1e-4 Adafactor).",
-                       minimum=0, basic=True)  # fmt: skip
-    te1_lr: float = option(0.0, "Learning rate of the first text encoder; 0: same as lr.", minimum=0)
-    te2_lr: float = option(0.0, "Learning rate of the second text encoder; 0: same as lr.", minimum=0)
+    name: str = option("prodigy", "Optimiser.", choices=OPTIMIZERS, flag="optimizer", basic=True)
+    lr: float = option(
+        0.0,
+        "Learning rate; 0: the optimiser's usual (Prodigy family 1, AdamW and Adafactor 1e-4, Lion 3e-5).",
+        minimum=0,
+        basic=True,
+    )
+    te1_lr: float = option(
+        0.0,
+        "Learning rate of the first text encoder; 0: same as lr.",
+        minimum=0,
+        needs=("network.train_te", "network.train_te1"),
+    )
+    te2_lr: float = option(
+        0.0,
+        "Learning rate of the second text encoder; 0: same as lr.",
+        minimum=0,
+        needs=("network.train_te", "network.train_te2"),
+    )
     weight_decay: float = option(0.01, "Decoupled weight decay.", minimum=0)
-    betas: list[float] = option([0.9, 0.99], "Decay of the first and second moment.",
-                                optimizers=("prodigy", "adamw", "adamw8bit", "lion", "prodigy-plus-schedule-free"))  # fmt: skip
-    eps: float = option(1e-8, "Term added to the denominator.", minimum=0,
-                        optimizers=("prodigy", "adamw", "adamw8bit", "prodigy-plus-schedule-free"))  # fmt: skip
+    betas: list[float] = option(
+        [0.9, 0.99],
+        "Decay of the first and second moment.",
+        optimizers=("prodigy", "adamw", "adamw8bit", "lion", "prodigy-plus-schedule-free"),
+    )
+    eps: float = option(
+        1e-8,
+        "Term added to the denominator.",
+        minimum=0,
+        optimizers=("prodigy", "adamw", "adamw8bit", "prodigy-plus-schedule-free"),
+    )
     decouple: bool = option(True, "Prodigy: weight decay as in AdamW.", optimizers=("prodigy",))
-    d_coef: float = option(0.5, "Prodigy: factor on its estimate of the learning rate.", minimum=0, optimizers=PRODIGIES)
+    d_coef: float = option(
+        0.5, "Prodigy: factor on its estimate of the learning rate.", minimum=0, optimizers=PRODIGIES
+    )
     d0: float = option(1e-6, "Prodigy: first estimate of the learning rate.", minimum=0, optimizers=PRODIGIES)
     use_bias_correction: bool = option(True, "Prodigy: Adam's bias correction.", optimizers=("prodigy",))
-    slice_p: int = option(10, "Prodigy: use every n-th element for the estimate, to save memory.", minimum=1, optimizers=("prodigy",))
+    slice_p: int = option(
+        10, "Prodigy: use every n-th element for the estimate, to save memory.", minimum=1, optimizers=("prodigy",)
+    )
     safeguard_warmup: bool = option(True, "Prodigy: keep warm-up from inflating the estimate.", optimizers=("prodigy",))
-    growth_rate: float = option(1.01, "Prodigy: largest growth of the estimate per step; 0: unlimited.", minimum=0, optimizers=("prodigy",))
-    schedule: str = option("constant", "Learning-rate schedule.", choices=("constant", "cosine", "linear", "cosine-restarts"))
+    growth_rate: float = option(
+        1.01, "Prodigy: largest growth of the estimate per step; 0: unlimited.", minimum=0, optimizers=("prodigy",)
+    )
+    schedule: str = option(
+        "constant", "Learning-rate schedule.", choices=("constant", "cosine", "linear", "cosine-restarts")
+    )
     warmup_steps: int = option(0, "Steps of linear warm-up.", minimum=0)
-    restarts: int = option(1, "Cycles of the cosine-restarts schedule.", minimum=1)
+    restarts: int = option(
+        1, "Cycles of the cosine-restarts schedule.", minimum=1, needs="optimizer.schedule=cosine-restarts"
+    )
     gradient_accumulation: int = option(1, "Batches per optimiser step.", minimum=1)
     clip_grad_norm: float = option(1.0, "Largest gradient norm; 0: no clipping.", minimum=0)
 
@@ -227,27 +335,42 @@ class OptimizerConfig:
 class LossConfig:
     """The loss and the noise it is measured on."""
 
-    type: str = option("mse", "Loss per latent value.", choices=("mse", "huber", "smooth_l1"))
-    huber_delta: float = option(0.1, "Where Huber and smooth L1 turn from square to straight.", minimum=1e-6)
+    type: str = option("mse", "Loss per latent value.", choices=("mse", "huber", "smooth_l1"), flag="loss")
+    huber_delta: float = option(
+        0.1, "Where Huber and smooth L1 turn from square to straight.", minimum=1e-6, needs="loss.type=huber|smooth_l1"
+    )
     min_snr_gamma: float = option(0.0, "Min-SNR weighting gamma; 0: off; 5 is usual.", minimum=0)
     debiased: bool = option(False, "Debiased estimation weighting, 1 / sqrt(SNR).")
-    noise_offset: float = option(0.0, "Noise added per channel, for very dark or bright pictures.", minimum=0, maximum=1)
-    multires_noise_iterations: int = option(0, "Levels of multi-resolution (pyramid) noise; 0: off.", minimum=0, maximum=10)
-    multires_noise_discount: float = option(0.3, "Weight of each coarser noise level.", minimum=0, maximum=1)
+    noise_offset: float = option(
+        0.0, "Noise added per channel, for very dark or bright pictures.", minimum=0, maximum=1
+    )
+    multires_noise_iterations: int = option(
+        0, "Levels of multi-resolution (pyramid) noise; 0: off.", minimum=0, maximum=10
+    )
+    multires_noise_discount: float = option(
+        0.3, "Weight of each coarser noise level.", minimum=0, maximum=1, needs="loss.multires_noise_iterations"
+    )
     input_perturbation: float = option(0.0, "Extra noise on the UNet's input.", minimum=0, maximum=1)
     timestep_min: int = option(0, "First timestep trained.", minimum=0, maximum=999)
     timestep_max: int = option(999, "Last timestep trained.", minimum=0, maximum=999)
     timestep_distribution: str = option("uniform", "How timesteps are drawn.", choices=("uniform", "logit-normal"))
-    prior_weight: float = option(1.0, "Weight of regularisation pictures.", minimum=0)
+    prior_weight: float = option(
+        1.0, "Weight of regularisation pictures.", minimum=0, needs="dataset.regularisation_folder or dataset.sources"
+    )
 
 
 @dataclass
 class PrecisionConfig:
     """Number formats and memory saving."""
 
-    mixed: str = option("auto", "Compute format; auto: bf16 where the device has it, else fp16, on a CPU fp32.",
-                        choices=("auto", "bf16", "fp16", "fp32"))  # fmt: skip
-    base_weights: str = option("same", "Storage of the frozen base weights.", choices=("same", "fp8", "int8"), basic=True)
+    mixed: str = option(
+        "auto",
+        "Compute format; auto: bf16 where the device has it, else fp16, on a CPU fp32.",
+        choices=("auto", "bf16", "fp16", "fp32"),
+    )
+    base_weights: str = option(
+        "same", "Storage of the frozen base weights.", choices=("same", "fp8", "int8"), basic=True
+    )
     gradient_checkpointing: bool = option(True, "Recompute activations in the backward pass to save memory.")
     phased_loading: bool = option(True, "Encode pictures and text first, free the encoders, then load the UNet.")
     device: str = option("auto", "Device to train on: auto, cpu, cuda, cuda:1, mps.")
@@ -257,28 +380,45 @@ class PrecisionConfig:
 class RunConfig:
     """Name, place, budget and seed of the run."""
 
-    name: str = option("adapter", "Name of the run and of the adapter files.", basic=True)
+    name: str = option("adapter", "Name of the run and of the adapter files.", flag="name", basic=True)
     output_folder: str = option("", "Folder for the adapter files; empty: `adapters/` inside the run folder.")
     runs_folder: str = option("runs", "Folder that holds the run folders.")
     batch_size: int = option(1, "Pictures per step.", minimum=1, maximum=1024, basic=True)
-    steps: int = option(0, "Stop after this many optimiser steps; 0: no limit.", minimum=0, basic=True)
+    steps: int = option(0, "Stop after this many optimiser steps; 0: no limit.", minimum=0, flag="steps", basic=True)
     epochs: int = option(0, "Stop after this many passes over the pictures; 0: no limit.", minimum=0)
     minutes: float = option(0.0, "Stop after this much training time; 0: no limit.", minimum=0, unit="min")
-    seed: int = option(0, "Seed of data order, noise and first weights.", minimum=0)
+    seed: int = option(0, "Seed of data order, noise and first weights.", minimum=0, flag="seed")
 
 
 @dataclass
 class SaveConfig:
     """Which adapter files and states are kept."""
 
-    every_steps: int = option(0, "Save an adapter every n steps; 0: not by steps.", minimum=0, basic=True)
-    every_epochs: int = option(0, "Save an adapter every n epochs; 0: not by epochs.", minimum=0)
-    every_minutes: float = option(0.0, "Save an adapter every n minutes of training; 0: not by time.", minimum=0, unit="min")
-    keep_last: int = option(0, "Adapter files kept of the run, beside the last; 0: all.", minimum=0)
+    every_steps: int = option(
+        0, "Save an adapter every n steps; 0: not by steps.", minimum=0, basic=True, flag="save-every-steps"
+    )
+    every_epochs: int = option(
+        0, "Save an adapter every n epochs; 0: not by epochs.", minimum=0, flag="save-every-epochs"
+    )
+    every_minutes: float = option(
+        0.0,
+        "Save an adapter every n minutes of training; 0: not by time.",
+        minimum=0,
+        unit="min",
+        flag="save-every-minutes",
+    )
+    keep_last: int = option(
+        0,
+        "Adapter files kept of the run, beside the last; 0: all.",
+        minimum=0,
+        needs="save.every_steps or save.every_epochs or save.every_minutes",
+    )
     keep_states: int = option(2, "Resume states kept.", minimum=1)
     state_every_steps: int = option(0, "Also save a resume state every n steps; 0: with each adapter.", minimum=0)
     dtype: str = option("fp16", "Number format of the adapter file.", choices=("fp16", "bf16", "fp32"))
-    ema: float = option(0.0, "Decay of a moving average of the weights, which is what is saved; 0: off.", minimum=0, maximum=0.99999)
+    ema: float = option(
+        0.0, "Decay of a moving average of the weights, which is what is saved; 0: off.", minimum=0, maximum=0.99999
+    )
 
 
 @dataclass
@@ -286,13 +426,15 @@ class PreviewConfig:
     """Sample pictures and validation while training."""
 
     prompts: list[str] = option([], "Prompts of the sample pictures; empty: none are made.", basic=True)
-    negative: str = option("", "Negative prompt.")
-    seed: int = option(1, "Seed of the first sample picture; each further prompt adds 1.", minimum=0)
-    steps: int = option(20, "Sampling steps.", minimum=1, maximum=200)
-    guidance: float = option(6.0, "Classifier-free guidance scale.", minimum=1, maximum=30)
-    width: int = option(0, "Width; 0: the training resolution.", minimum=0, unit="px")
-    height: int = option(0, "Height; 0: the training resolution.", minimum=0, unit="px")
-    baseline: bool = option(True, "Also sample before the first step, without the adapter.")
+    negative: str = option("", "Negative prompt.", needs="preview.prompts")
+    seed: int = option(
+        1, "Seed of the first sample picture; each further prompt adds 1.", minimum=0, needs="preview.prompts"
+    )
+    steps: int = option(20, "Sampling steps.", minimum=1, maximum=200, needs="preview.prompts")
+    guidance: float = option(6.0, "Classifier-free guidance scale.", minimum=1, maximum=30, needs="preview.prompts")
+    width: int = option(0, "Width; 0: the training resolution.", minimum=0, unit="px", needs="preview.prompts")
+    height: int = option(0, "Height; 0: the training resolution.", minimum=0, unit="px", needs="preview.prompts")
+    baseline: bool = option(True, "Also sample before the first step, without the adapter.", needs="preview.prompts")
 
 
 @dataclass
@@ -310,17 +452,43 @@ class TrainConfig:
     preview: PreviewConfig = field(default_factory=PreviewConfig)
 
 
-def settings(config: Any | None = None) -> Iterator[tuple[str, str, Field[Any]]]:
+def settings() -> Iterator[tuple[str, str, Field[Any]]]:
     """Yield (section, name, field) of every setting, in the order of the form."""
-    for section in fields(config or TrainConfig):
-        for entry in fields(_type_of(TrainConfig, section.name)):
-            yield section.name, entry.name, entry
+    for section, owner in sections():
+        for entry in fields(owner):
+            yield section, entry.name, entry
+
+
+def sections() -> list[tuple[str, type]]:
+    """Every section of a TrainConfig with its dataclass, in order."""
+    return [(entry.name, type_of(TrainConfig, entry.name)) for entry in fields(TrainConfig)]
 
 
 def default_of(entry: Field[Any]) -> Any:
     """The default value of a setting."""
-    return entry.default if entry.default is not MISSING else entry.default_factory()  # type: ignore[misc]
+    return entry.default if entry.default is not MISSING else entry.default_factory()  # type: ignore[operator]
 
 
-def _type_of(owner: type, name: str) -> Any:
-    return get_type_hints(owner)[name]
+def type_of(owner: type, name: str) -> Any:
+    """The type of a setting: str, int, float, bool, or a list of str, float or a dataclass."""
+    return _types(owner)[name]
+
+
+@cache
+def _types(owner: type) -> dict[str, Any]:
+    return get_type_hints(owner)
+
+
+def flag_of(section: str, name: str) -> str:
+    """The setting's spelling on the command line: its name where no other section has it, else with the section."""
+    return _flags()[section, name]
+
+
+@cache
+def _flags() -> dict[tuple[str, str], str]:
+    taken = Counter(entry.metadata["flag"] or entry.name for _, _, entry in settings())
+    flags = {}
+    for section, name, entry in settings():
+        flag = entry.metadata["flag"] or (name if taken[name] == 1 else f"{section}-{name}")
+        flags[section, name] = "--" + flag.replace("_", "-")
+    return flags

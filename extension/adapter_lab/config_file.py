@@ -1,0 +1,327 @@
+"""Configurations as TOML: read, written back byte for byte, and changed by `section.name=value`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import json
+import os
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from adapter_lab.config import TrainConfig, default_of, sections, settings, type_of
+from adapter_lab.errors import ConfigError
+
+HEADER = "Adapter Lab training configuration"
+
+
+def parse_toml(text: str, where: str = "The text") -> dict[str, Any]:
+    """TOML as nested dicts; raises ConfigError with `where`, line and column of a mistake."""
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10, where pip brings the same parser
+        try:
+            import tomli as tomllib  # type: ignore[no-redef]
+        except ModuleNotFoundError:
+            import pip._vendor.tomli as tomllib  # type: ignore[no-redef]
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where} is not valid TOML: {error}; correct it there.") from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file (UTF-8, with or without byte-order mark, any line ends)."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
+    return parse_toml(text, str(path))
+
+
+def load(path: str | os.PathLike[str], into: TrainConfig | None = None) -> TrainConfig:
+    """The configuration in a TOML file; settings it does not name keep their default, or their value in `into`.
+
+    Unknown settings and values of a wrong type raise ConfigError, all of them at once. `into` is not changed.
+    """
+    return from_tables(read_toml(Path(path)), str(path), into)
+
+
+def loads(text: str, where: str = "The configuration", into: TrainConfig | None = None) -> TrainConfig:
+    """As `load`, of a text; `where` names it in messages."""
+    return from_tables(parse_toml(text, where), where, into)
+
+
+def from_tables(tables: Mapping[str, Any], where: str, into: TrainConfig | None = None) -> TrainConfig:
+    """A configuration from nested tables, section -> name -> value."""
+    config = copy.deepcopy(into) if into is not None else TrainConfig()
+    owners, problems = dict(sections()), []
+    for section, table in tables.items():
+        if section not in owners:
+            problems.append(_unknown(section, section))
+        elif not isinstance(table, dict):
+            problems.append(f"{section} is a section: write its settings below [{section}].")
+        else:
+            values = {entry.name: getattr(getattr(config, section), entry.name) for entry in _fields(owners[section])}
+            values.update(_table_values(table, owners[section], section, problems))
+            setattr(config, section, owners[section](**values))
+    _raise(where, problems)
+    return config
+
+
+def set_options(config: TrainConfig, changes: Iterable[str]) -> TrainConfig:
+    """A copy of `config` with `section.name=value` changes; lists as TOML or JSON, as in `preview.prompts=["a", "b"]`.
+
+    Raises ConfigError with every change that is not understood.
+    """
+    tables: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
+    owners = dict(sections())
+    for change in changes:
+        path, equals, text = change.partition("=")
+        section, dot, name = path.strip().partition(".")
+        if not equals or not dot:
+            problems.append(f"{change!r} is not of the form section.name=value.")
+        elif section not in owners or name not in _names(owners[section]):
+            problems.append(_unknown(path.strip(), name))
+        else:
+            try:
+                tables.setdefault(section, {})[name] = parse_value(text, type_of(owners[section], name))
+            except ValueError as error:
+                problems.append(f"{section}.{name} must be {error}, but is {text.strip()!r}.")
+    _raise("--set", problems)
+    return from_tables(tables, "--set", config)
+
+
+def parse_value(text: str, kind: Any) -> Any:
+    """A value typed by a person as the type of its setting; raises ValueError saying what is expected."""
+    if kind is str:
+        return text
+    text = text.strip()
+    if kind is bool:
+        if text.lower() in BOOLEANS:
+            return BOOLEANS[text.lower()]
+        raise ValueError("true or false")
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            raise ValueError("a whole number" if kind is int else "a number") from None
+    (item,) = get_args(kind)
+    if text.startswith(("[", "{")):
+        return _inline(text)
+    if item is str:
+        return [text] if text else []
+    if item is float:
+        return [parse_value(part, float) for part in text.split(",") if part.strip()]
+    raise ValueError('a list of tables such as [{match = "lora_te*", dim = 8}]')
+
+
+BOOLEANS = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
+
+
+def _inline(text: str) -> Any:
+    try:
+        value = parse_toml(f"v = {text}")["v"]
+    except ConfigError:
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            raise ValueError("a list in TOML or JSON") from None
+    return value if isinstance(value, list) else [value]
+
+
+# Tables to dataclasses
+
+
+def _table_values(table: Mapping[str, Any], owner: type, where: str, problems: list[str]) -> dict[str, Any]:
+    known, values = _names(owner), {}
+    for name, value in table.items():
+        if name not in known:
+            problems.append(_unknown(f"{where}.{name}", name, known if "[" in where else ()))
+        else:
+            values[name] = _converted(value, type_of(owner, name), f"{where}.{name}", problems)
+    return values
+
+
+def _converted(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
+    if kind is float and type(value) is int:
+        return float(value)
+    if get_origin(kind) is list:
+        (item,) = get_args(kind)
+        if not isinstance(value, list):
+            problems.append(f"{where} must be a list, but is {value!r}.")
+            return []
+        return [_converted(entry, item, f"{where}[{index}]", problems) for index, entry in enumerate(value)]
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            problems.append(f"{where} must be a table such as {{match = ...}}, but is {value!r}.")
+            return kind()  # type: ignore[operator]
+        return kind(**_table_values(value, kind, where, problems))  # type: ignore[operator,arg-type]
+    if type(value) is not kind:
+        problems.append(f"{where} must be {KIND_NAMES[kind]}, but is {value!r}.")
+        return kind()
+    return value
+
+
+KIND_NAMES = {str: 'text in quotes ("...")', int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _fields(owner: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(owner)
+
+
+def _names(owner: type) -> list[str]:
+    return [entry.name for entry in _fields(owner)]
+
+
+def _unknown(written: str, name: str, siblings: Iterable[str] = ()) -> str:
+    """A sentence on an unknown setting, with the known one that it most resembles."""
+    paths = [f"{section}.{entry}" for section, entry, _ in settings()]
+    same_name = [path for path in paths if path.split(".")[1] == name]
+    near = difflib.get_close_matches(name, list(siblings), n=1) if siblings else same_name
+    near = near or difflib.get_close_matches(written, paths, n=1, cutoff=0.7)
+    near = near or [path for match in _close(name) for path in paths if path.split(".")[1] == match]
+    return f"There is no setting {written}" + (f"; did you mean {near[0]}?" if near else ".")
+
+
+def _close(name: str) -> list[str]:
+    return difflib.get_close_matches(name, [entry for _, entry, _ in settings()], n=1, cutoff=0.7)
+
+
+def _raise(where: str, problems: list[str]) -> None:
+    if len(problems) == 1:
+        raise ConfigError(f"{where}: {problems[0]}")
+    if problems:
+        raise ConfigError(f"{where}:\n" + "\n".join(f"- {problem}" for problem in problems))
+
+
+# Writing
+
+
+def dumps(config: TrainConfig, only_changed: bool = False) -> str:
+    """The configuration as TOML: every setting with its meaning, or only those that differ from their default.
+
+    The text depends on the values alone, and `loads(dumps(c)) == c`.
+    """
+    blocks = [f"# {HEADER}\n"]
+    for section, owner in sections():
+        table = getattr(config, section)
+        block = list(_section_lines(section, owner, table, only_changed))
+        if block:
+            blocks.append("\n".join(block) + "\n")
+    return "\n".join(blocks)
+
+
+def write(config: TrainConfig, path: str | os.PathLike[str], only_changed: bool = False) -> None:
+    """Write `dumps(config)` as UTF-8 with plain line feeds, through a temporary file."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(dumps(config, only_changed).encode("utf-8"))
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ConfigError(f"{path} cannot be written ({error.strerror}); choose another folder.") from error
+
+
+def _section_lines(section: str, owner: type, table: Any, only_changed: bool) -> Iterator[str]:
+    plain, tables = [], []
+    for entry in _fields(owner):
+        value, kind = getattr(table, entry.name), type_of(owner, entry.name)
+        if only_changed and value == default_of(entry):
+            continue
+        # Tables of a list come after the section's own settings, or those would become part of the last table.
+        if get_args(kind) and dataclasses.is_dataclass(get_args(kind)[0]):
+            tables.append((entry, value))
+            continue
+        if not only_changed:
+            plain += ["", *_comment(entry.metadata["help"]), *_comment(remark(entry))]
+        plain.append(f"{entry.name} = {_literal(value, kind)}")
+    if plain or tables:
+        if not only_changed:
+            yield f"# {owner.__doc__}"
+        yield f"[{section}]"
+        yield from plain
+    for entry, items in tables:
+        if not only_changed:
+            yield from ("", *_comment(entry.metadata["help"]))
+            # An empty list written out would forbid adding the first table below it.
+            yield from [] if items else _comment(f"Each begins with [[{section}.{entry.name}]].")
+        for item in items:
+            yield ""
+            yield f"[[{section}.{entry.name}]]"
+            for field in _fields(item):
+                value = getattr(item, field.name)
+                if value != default_of(field):
+                    yield f"{field.name} = {_literal(value, type_of(type(item), field.name))}"
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, 118, initial_indent="# ", subsequent_indent="# ")
+
+
+def remark(entry: dataclasses.Field[Any]) -> str:
+    """What else a person should know about a setting: choices, range, unit, default, who uses it."""
+    meta, parts = entry.metadata, []
+    if meta["choices"]:
+        parts.append("one of " + ", ".join(filter(None, meta["choices"])))
+    parts.append(range_of(entry))
+    if meta["algorithms"]:
+        parts.append("for " + ", ".join(meta["algorithms"]))
+    if meta["optimizers"]:
+        parts.append("for " + ", ".join(meta["optimizers"]))
+    for condition in meta["needs"]:
+        parts.append("needs " + condition)
+    return "; ".join(part for part in parts if part)
+
+
+def range_of(entry: dataclasses.Field[Any]) -> str:
+    """The allowed range with its unit: "0 to 1", "at least 8 px", or ""."""
+    low, high, unit = (entry.metadata[key] for key in ("minimum", "maximum", "unit"))
+    if low is None and high is None:
+        return unit and f"in {unit}"
+    text = (
+        f"{low:g} to {high:g}"
+        if None not in (low, high)
+        else f"at least {low:g}"
+        if high is None
+        else f"at most {high:g}"
+    )
+    return f"{text} {unit}".strip()
+
+
+def _literal(value: Any, kind: Any) -> str:
+    if get_origin(kind) is list:
+        (item,) = get_args(kind)
+        return "[" + ", ".join(_literal(entry, item) for entry in value) + "]"
+    if kind is bool:
+        return "true" if value else "false"
+    if kind is float:
+        return repr(float(value))
+    if kind is int:
+        return str(int(value))
+    return _quoted(value)
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string: quotes, backslashes and control characters escaped, all else as it is."""
+    escaped = []
+    for letter in text:
+        if 0xD800 <= ord(letter) <= 0xDFFF:
+            raise ConfigError(f"{text!r} holds half of a character, which no file can hold; type the text again.")
+        short = SHORT_ESCAPES.get(letter)
+        control = ord(letter) < 0x20 or ord(letter) == 0x7F
+        escaped.append(short or (f"\\u{ord(letter):04X}" if control else letter))
+    return '"' + "".join(escaped) + '"'
+
+
+SHORT_ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}

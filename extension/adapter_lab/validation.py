@@ -1,0 +1,382 @@
+"""What is wrong with a configuration: types, ranges, contradictions, and settings that nothing would use."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import Field, dataclass, fields, is_dataclass
+from typing import Any, get_args, get_origin
+
+from adapter_lab.config import (
+    PRODIGIES,
+    NetworkConfig,
+    TrainConfig,
+    default_of,
+    sections,
+    settings,
+    type_of,
+)
+from adapter_lab.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong: the setting ("network.factor", "network.rules[0].dim") and a sentence that names it."""
+
+    setting: str
+    message: str
+
+
+def validate(config: TrainConfig, complete: bool = True) -> list[str]:
+    """Raise ConfigError with every problem of `config`; returns advice on what is allowed but rarely meant.
+
+    `complete`: also ask for what a run needs and a prediction does not: checkpoint, pictures and budget.
+    """
+    found = problems(config, complete)
+    if len(found) == 1:
+        raise ConfigError(found[0].message)
+    if found:
+        lines = "\n".join(f"- {problem.message}" for problem in found)
+        raise ConfigError(f"{len(found)} settings need a change:\n{lines}")
+    return advice(config)
+
+
+def problems(config: TrainConfig, complete: bool = True) -> list[Problem]:
+    """Everything wrong with `config`, in the order of the form; nothing is raised."""
+    found = list(_value_problems(config))
+    if found:  # further checks may rely on types and choices
+        return found
+    found = [Problem(f"{s}.{n}", reason) for s, n, reason in _ignored(config)]
+    found += [problem for check in CHECKS for problem in check(config)]
+    if complete:
+        found += _incomplete(config)
+    order = [section for section, _ in sections()]
+    return sorted(found, key=lambda problem: order.index(problem.setting.split(".")[0]))
+
+
+def without_ignored(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
+    """A copy in which every ignored setting has its default again, and a sentence for each such setting."""
+    config, dropped = copy.deepcopy(config), []
+    # Setting one back can leave another without what it needs, such as conv_alpha without conv_dim.
+    while ignored := list(_ignored(config)):
+        for section, name, reason in ignored:
+            setattr(getattr(config, section), name, default_of(_field(section, name)))
+            dropped.append(reason)
+    for index, rule in enumerate(config.network.rules):
+        defaults = {entry.name: default_of(entry) for entry in fields(rule)}
+        for name, reason in list(_ignored_in_rule(config.network, rule, f"network.rules[{index}]")):
+            setattr(rule, name, defaults[name])
+            dropped.append(reason)
+    return config, dropped
+
+
+# Types, ranges and choices
+
+
+def _value_problems(config: TrainConfig) -> Iterator[Problem]:
+    for section, owner in sections():
+        yield from _dataclass_problems(section, getattr(config, section), owner)
+
+
+def _dataclass_problems(where: str, value: Any, owner: type) -> Iterator[Problem]:
+    if not isinstance(value, owner):
+        yield Problem(where, f"{where} must hold settings, but is {value!r}.")
+        return
+    for entry in fields(owner):
+        name = f"{where}.{entry.name}"
+        for message in _problems_of(name, getattr(value, entry.name), type_of(owner, entry.name), entry):
+            yield message if isinstance(message, Problem) else Problem(name, message)
+
+
+def _problems_of(name: str, value: Any, kind: Any, entry: Field[Any]) -> Iterator[str | Problem]:
+    if get_origin(kind) is list:
+        (item_kind,) = get_args(kind)
+        if not isinstance(value, list):
+            yield f"{name} must be a list, but is {value!r}."
+            return
+        for index, item in enumerate(value):
+            item_name = f"{name}[{index}]"
+            if is_dataclass(item_kind):
+                yield from _dataclass_problems(item_name, item, item_kind)  # type: ignore[arg-type]
+            else:
+                yield from _problems_of(item_name, item, item_kind, entry)
+        return
+    if not _is_a(value, kind):
+        yield f"{name} must be {TYPE_NAMES[kind]}, but is {value!r}."
+        return
+    yield from _range_problems(name, value, entry)
+
+
+def _range_problems(name: str, value: Any, entry: Field[Any]) -> Iterator[str]:
+    choices, low, high = (entry.metadata[key] for key in ("choices", "minimum", "maximum"))
+    unit = f" {entry.metadata['unit']}" if entry.metadata["unit"] else ""
+    if choices is not None and value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = OTHER_WORDS.get(str(value).lower(), f"; did you mean {near[0]}?" if near else ".")
+        yield f"{name} is {value!r}, but must be one of {', '.join(filter(None, choices))}{hint}"
+    elif low is not None and value < low:
+        yield f"{name} is {value}{unit}, but must be at least {low}{unit}."
+    elif high is not None and value > high:
+        yield f"{name} is {value}{unit}, but must be at most {high}{unit}."
+
+
+# Names that other trainers use for one of our choices.
+OTHER_WORDS = {
+    "locon": "; LoCon is lora with conv_dim above 0.",
+    "dora": "; DoRA is an option, network.dora, of lora, loha, lokr and glora.",
+    "oft": "; did you mean diag-oft?",
+    "diff": "; did you mean full?",
+    "l2": "; did you mean mse?",
+}
+
+TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind is float:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, kind)
+
+
+# Settings without effect
+
+
+def algorithms_in_use(network: NetworkConfig) -> tuple[str, ...]:
+    """The network's algorithm and those of its rules, without repeats."""
+    named = [network.algo, *(rule.algo for rule in network.rules)]
+    return tuple(dict.fromkeys(algo for algo in named if algo not in ("", "none")))
+
+
+def ignored_because(config: TrainConfig, section: str, name: str) -> str | None:
+    """Why a setting has no effect beside the others, as a sentence; None where it has one."""
+    entry, full = _field(section, name), f"{section}.{name}"
+    used = algorithms_in_use(config.network)
+    users = entry.metadata["algorithms"]
+    if users is not None and not set(users) & set(used):
+        return _misfit(full, users, used, "algo")
+    users = entry.metadata["optimizers"]
+    if users is not None and config.optimizer.name not in users:
+        return _misfit(full, users, (config.optimizer.name,), "optimizer")
+    if section == "network" and name in WHOLE_MATRIX_IGNORES and used == ("lokr",) and config.network.full_matrix:
+        return f"{full} has no effect with network.full_matrix: remove one of them."
+    for condition in entry.metadata["needs"]:
+        if not any(_holds(config, part) for part in condition.split(" or ")):
+            return f"{full} has no effect without {_spoken(condition)}: add that or remove {full}."
+    if (section == "network" and name == "train_te2") or name == "te2_lr":
+        if config.base.family in ("sd15", "sd2"):
+            return f"{full} has no effect on {config.base.family}, which has one text encoder: remove it."
+    return None
+
+
+WHOLE_MATRIX_IGNORES = ("dim", "alpha", "conv_alpha", "tucker", "decompose_both", "rs_lora", "rank_dropout")
+
+
+def _ignored(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
+    """(section, name, reason) of every setting that differs from its default and has no effect."""
+    for section, name, entry in settings():
+        if getattr(getattr(config, section), name) != default_of(entry):
+            reason = ignored_because(config, section, name)
+            if reason is not None:
+                yield section, name, reason
+
+
+def _misfit(name: str, users: tuple[str, ...], used: tuple[str, ...], what: str) -> str:
+    ignores = "ignores" if len(used) == 1 else "ignore"
+    choose = f"{what} {users[0]}" if len(users) == 1 else f"one of these as {what}"
+    return f"{name} is used by {_and(users)} only; {_and(used)} {ignores} it: remove it or choose {choose}."
+
+
+def _and(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _holds(config: TrainConfig, condition: str) -> bool:
+    path, _, wanted = condition.partition("=")
+    section, name = path.split(".")
+    value = getattr(getattr(config, section), name)
+    return value in wanted.split("|") if wanted else bool(value)
+
+
+def _spoken(condition: str) -> str:
+    return re.sub(r"=(\S+)", lambda found: f" {found[1].replace('|', ' or ')}", condition)
+
+
+def _field(section: str, name: str) -> Field[Any]:
+    for of_section, of_name, entry in settings():
+        if (of_section, of_name) == (section, name):
+            return entry
+    raise ConfigError(f"There is no setting {section}.{name}.")
+
+
+# Settings against each other
+
+
+def _nothing_trained(config: TrainConfig) -> Iterator[Problem]:
+    n = config.network
+    if not n.train_unet and not n.train_te:
+        yield Problem(
+            "network.train_unet", "network.train_unet and network.train_te are both off, so nothing would be trained."
+        )
+    if n.train_te and not (n.train_te1 or n.train_te2):
+        yield Problem(
+            "network.train_te",
+            "network.train_te is on, but train_te1 and train_te2 are both off: turn one on or remove train_te.",
+        )
+    convolutions = n.train_unet and (n.conv_dim or n.train_conv)
+    if not (n.attention or n.feed_forward or (n.projections and n.train_unet) or convolutions or n.train_norm):
+        yield Problem(
+            "network.attention",
+            "network.attention, feed_forward and projections are all off and no convolution is trained: turn one on.",
+        )
+
+
+def _rules(config: TrainConfig) -> Iterator[Problem]:
+    for index, rule in enumerate(config.network.rules):
+        where = f"network.rules[{index}]"
+        if not rule.match.strip():
+            yield Problem(where, f"{where}.match is empty: give a pattern such as lora_unet_*attn1*.")
+        for name, reason in _ignored_in_rule(config.network, rule, where):
+            yield Problem(f"{where}.{name}", reason)
+
+
+def _ignored_in_rule(network: NetworkConfig, rule: Any, where: str) -> Iterator[tuple[str, str]]:
+    algo = rule.algo or network.algo
+    for entry in fields(rule):
+        if entry.name in ("match", "algo") or getattr(rule, entry.name) == default_of(entry):
+            continue
+        # A rule's dim, alpha and factor are used by the algorithms that use the network's.
+        owner = {own.name: own for own in fields(NetworkConfig)}.get(entry.name)
+        users = owner.metadata["algorithms"] if owner else None
+        if algo == "none":
+            yield entry.name, f"{where}.{entry.name} has no effect with algo none: remove it."
+        elif users is not None and algo not in users:
+            yield entry.name, _misfit(f"{where}.{entry.name}", users, (algo,), "algo")
+
+
+def _ranges(config: TrainConfig) -> Iterator[Problem]:
+    loss, data = config.loss, config.dataset
+    if loss.timestep_min > loss.timestep_max:
+        yield Problem(
+            "loss.timestep_min",
+            f"loss.timestep_min {loss.timestep_min} is above loss.timestep_max {loss.timestep_max}: swap them.",
+        )
+    if data.bucket_min and data.bucket_max and data.bucket_min > data.bucket_max:
+        yield Problem(
+            "dataset.bucket_min",
+            f"dataset.bucket_min {data.bucket_min} is above dataset.bucket_max {data.bucket_max}: swap them.",
+        )
+    if len(config.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimizer.betas):
+        yield Problem(
+            "optimizer.betas",
+            f"optimizer.betas is {config.optimizer.betas}, but must be two numbers from 0 to below 1.",
+        )
+
+
+def _multiples_of_8(config: TrainConfig) -> Iterator[Problem]:
+    for section, name in (
+        ("dataset", "resolution"),
+        ("dataset", "bucket_step"),
+        ("preview", "width"),
+        ("preview", "height"),
+    ):
+        value = getattr(getattr(config, section), name)
+        if value % 8:
+            yield Problem(
+                f"{section}.{name}",
+                f"{section}.{name} is {value} px, but must be a multiple of 8, the side of one latent value: "
+                f"take {round(value / 8) * 8 or 8}.",
+            )
+
+
+def _schedule(config: TrainConfig) -> Iterator[Problem]:
+    o = config.optimizer
+    if o.name == "prodigy-plus-schedule-free" and o.schedule != "constant":
+        yield Problem(
+            "optimizer.schedule",
+            f"optimizer.schedule is {o.schedule}, but prodigy-plus-schedule-free averages instead of decaying its "
+            "rate: choose constant.",
+        )
+
+
+def _names(config: TrainConfig) -> Iterator[Problem]:
+    name = config.run.name
+    # Hosts write adapters as <lora:name:strength>, and Windows allows none of these in a file name.
+    if not name.strip() or re.search(r'[\\/:*?"<>|\x00-\x1f]', name) or name != name.strip(" ."):
+        yield Problem(
+            "run.name",
+            f'run.name is {name!r}, but must be a plain file name, without any of \\ / : * ? " < > | and without '
+            "spaces or dots at its ends.",
+        )
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.precision.device):
+        yield Problem(
+            "precision.device",
+            f"precision.device is {config.precision.device!r}, but must be auto, cpu, cuda, cuda:N or mps.",
+        )
+    for index, source in enumerate(config.dataset.sources):
+        if not source.folder.strip():
+            yield Problem(
+                f"dataset.sources[{index}].folder", f"dataset.sources[{index}].folder is empty: name a folder."
+            )
+    for index, adapter in enumerate(config.network.frozen_adapters):
+        if not adapter.strip():
+            yield Problem(
+                f"network.frozen_adapters[{index}]", f"network.frozen_adapters[{index}] is empty: name an adapter file."
+            )
+
+
+CHECKS: tuple[Callable[[TrainConfig], Iterator[Problem]], ...] = (
+    _nothing_trained,
+    _rules,
+    _ranges,
+    _multiples_of_8,
+    _schedule,
+    _names,
+)
+
+
+def _incomplete(config: TrainConfig) -> Iterator[Problem]:
+    if not config.base.checkpoint.strip():
+        yield Problem(
+            "base.checkpoint", "base.checkpoint is empty: name a checkpoint file or a diffusers folder to train on."
+        )
+    if not config.dataset.folder.strip() and not config.dataset.sources:
+        yield Problem("dataset.folder", "dataset.folder is empty: name the folder of pictures to learn from.")
+    if not (config.run.steps or config.run.epochs or config.run.minutes):
+        yield Problem(
+            "run.steps", "The run has no end: set at least one of run.steps, run.epochs and run.minutes above 0."
+        )
+
+
+# Allowed, but rarely meant
+
+
+def advice(config: TrainConfig) -> list[str]:
+    """Sentences about settings that are allowed but that people seldom mean."""
+    o, found = config.optimizer, []
+    if o.name in PRODIGIES and o.lr not in (0.0, 1.0):
+        found.append(
+            f"optimizer.lr is {o.lr:g}; {o.name} finds its rate itself and expects 1: change d_coef to learn faster or "
+            "slower."
+        )
+    if o.name == "prodigy" and o.schedule == "cosine-restarts":
+        found.append(
+            "optimizer.schedule is cosine-restarts; Prodigy's estimate does not follow a rate that rises again: "
+            "constant or cosine suit it."
+        )
+    if config.run.steps and o.warmup_steps >= config.run.steps:
+        found.append(
+            f"optimizer.warmup_steps {o.warmup_steps} is not below run.steps {config.run.steps}: the full learning "
+            "rate is never reached."
+        )
+    if config.network.algo in ("lora", "loha", "glora") and config.network.alpha > 2 * config.network.dim:
+        found.append(
+            f"network.alpha {config.network.alpha:g} is more than twice network.dim {config.network.dim}: updates are "
+            "scaled up, which often diverges."
+        )
+    return found
