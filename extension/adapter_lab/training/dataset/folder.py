@@ -219,13 +219,11 @@ def explain_empty(source: Source, listing: Listing, recursive: bool) -> DatasetE
         )
     if listing.skipped:
         shown = "; ".join(f"{path.name}: {reason}" for path, reason in listing.skipped[:3])
-        return DatasetError(
-            f"None of the {len(listing.skipped)} pictures in {root} ({setting}) can be used ({shown}); "
-            "mend these or add others."
-        )
+        more = f"; and {len(listing.skipped) - 3} more" if len(listing.skipped) > 3 else ""
+        return DatasetError(f"No picture in {root} ({setting}) can be used ({shown}{more}); mend these or add others.")
     if listing.orphan_captions:
         return DatasetError(
-            f"{root} ({setting}) holds {len(listing.orphan_captions)} caption files but no pictures; put the pictures "
+            f"{root} ({setting}) holds captions ({len(listing.orphan_captions)}) but no pictures; put the pictures "
             f"(png, jpg, webp, ...) beside them, such as {listing.orphan_captions[0].with_suffix('.png').name}."
         )
     found = ", ".join(f"{count} {name}" for name, count in listing.ignored.most_common(4))

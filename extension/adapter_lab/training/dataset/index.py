@@ -99,7 +99,9 @@ def _known(entry: Any, stamp: list[int]) -> Looked | None:
         if [size, modified] == stamp:
             if isinstance(rest, str):
                 return Looked(digest, None, rest)
-            return Looked(digest, PictureInfo(**rest))
+            info = PictureInfo(**rest)
+            if info.width >= 1 and info.height >= 1:  # raises TypeError where they are no numbers
+                return Looked(digest, info)
     return None
 
 

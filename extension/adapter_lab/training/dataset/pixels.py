@@ -60,7 +60,7 @@ def augment_colors(pixels: Tensor, seed: int) -> Tensor:
     cosine, sine = math.cos(angle), math.sin(angle) / math.sqrt(3)
     same, before, after = (1 + 2 * cosine) / 3, (1 - cosine) / 3 - sine, (1 - cosine) / 3 + sine
     rotation = torch.tensor([[same, before, after], [after, same, before], [before, after, same]])
-    turned = torch.einsum("rc,chw->rhw", rotation, (pixels + 1) / 2)
+    turned = (rotation @ ((pixels + 1) / 2).flatten(1)).view_as(pixels)
     return (turned * gain).clamp_(0, 1).mul_(2).sub_(1)
 
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from adapter_lab.training.dataset.dataset import Dataset
 
 _TOP_TAGS = 20
-_SHOWN = 10
+_SHOWN_SKIPPED = 50
+_SHOWN_WITHOUT_CAPTION = 10
 _WIDTH = 100
 
 
@@ -107,12 +108,13 @@ class DatasetReport:
             yield from textwrap.wrap(f"Top tags   {tags}", _WIDTH, subsequent_indent=" " * 11)
         if self.without_caption:
             yield f"Captions   {_count(len(self.without_caption), 'picture')} without a caption"
-            yield from _some(f"{path}: trained as {caption!r}" for path, caption in self.without_caption)
+            lines = [f"{path}: trained as {caption!r}" for path, caption in self.without_caption]
+            yield from _some(lines, _SHOWN_WITHOUT_CAPTION)
 
     def _problems(self) -> Iterable[str]:
         if self.skipped:
             yield f"Skipped    {_count(len(self.skipped), 'file')}"
-            yield from _some(f"{path}: {reason}" for path, reason in self.skipped)
+            yield from _some([f"{path}: {reason}" for path, reason in self.skipped], _SHOWN_SKIPPED)
         if self.ignored:
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in self.ignored.items())
             yield from textwrap.wrap(f"Ignored    other files: {kinds}", _WIDTH, subsequent_indent=" " * 11)
@@ -166,12 +168,11 @@ def _folders(items: Sequence[Item]) -> list[FolderLine]:
     ]
 
 
-def _some(lines: Iterable[str]) -> Iterable[str]:
-    shown = list(lines)
-    for line in shown[:_SHOWN]:
+def _some(lines: Sequence[str], most: int) -> Iterable[str]:
+    for line in lines[:most]:
         yield f"  {line}"
-    if len(shown) > _SHOWN:
-        yield f"  ... and {len(shown) - _SHOWN} more (all with --json)"
+    if len(lines) > most:
+        yield f"  ... and {len(lines) - most} more (all with --json)"
 
 
 def _count(number: int, one: str, many: str = "") -> str:
