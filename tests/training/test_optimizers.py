@@ -155,7 +155,7 @@ def test_all_rates_zero_is_refused():
 def test_missing_bitsandbytes_is_said_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     config = OptimizerConfig(name="adamw8bit")
-    with pytest.raises(ConfigError, match=r"bitsandbytes.*adamw or lion"):
+    with pytest.raises(ConfigError, match=r"bitsandbytes.*choose adamw"):
         build_optimizer(rate_groups(parts(), config), config)
 
 

@@ -109,13 +109,7 @@ def _adamw(groups: Groups, c: OptimizerConfig) -> list[torch.optim.Optimizer]:
 
 
 def _adamw8bit(groups: Groups, c: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    try:
-        bitsandbytes = importlib.import_module("bitsandbytes")
-    except Exception as error:  # it raises various errors where its CUDA library does not fit
-        raise ConfigError(
-            f"optimizer.name is adamw8bit, but the package bitsandbytes cannot be used here ({error}); "
-            "choose adamw or lion, or install bitsandbytes for this GPU."
-        ) from error
+    bitsandbytes = importlib.import_module("bitsandbytes")
     return [bitsandbytes.optim.AdamW8bit(groups, betas=_betas(c), eps=c.eps, weight_decay=c.weight_decay)]
 
 
@@ -142,8 +136,29 @@ BUILDERS: dict[str, Callable[[Groups, OptimizerConfig], list[torch.optim.Optimiz
 }
 
 
+PACKAGES = {
+    "prodigy": ("prodigyopt", "prodigyopt"),
+    "prodigy-plus-schedule-free": ("prodigyplus", "prodigy-plus-schedule-free"),
+    "adamw8bit": ("bitsandbytes", "bitsandbytes"),
+    "lion": ("lion_pytorch", "lion-pytorch"),
+}
+
+
+def check_available(config: OptimizerConfig) -> None:
+    """Raise ConfigError where the optimiser's package cannot be used here, before anything is loaded."""
+    module, package = PACKAGES.get(config.name, ("torch", "torch"))
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # bitsandbytes raises various errors where its CUDA library does not fit
+        raise ConfigError(
+            f"optimizer.name is {config.name}, but its package {package} cannot be used here ({error}); choose adamw, "
+            f"or install {package}."
+        ) from error
+
+
 def build_optimizer(groups: Sequence[RateGroup], config: OptimizerConfig) -> OptimizerSet:
     """The configured optimiser over all groups; raises ConfigError where it cannot be used on this machine."""
+    check_available(config)
     members = [{"params": group.parameters, "lr": group.lr, "part": group.part} for group in groups]
     with contextlib.redirect_stdout(io.StringIO()):  # some announce their settings on stdout, which may be JSON
         return OptimizerSet(BUILDERS[config.name](members, config))

@@ -27,6 +27,16 @@ class MemoryMeter:
             self._system_peak = _reset_system_peak()
         self._start = self._process.memory_info().rss
 
+    def begin_phase(self) -> int:
+        """Count the peak anew from here, still above the same start; returns the peak until now."""
+        before = self.peak()
+        self._highest = 0
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            self._system_peak = _reset_system_peak()
+        return before
+
     def present(self) -> int:
         """Bytes in use now: on CUDA allocated on the device, else resident memory of the whole process."""
         if self._device.type == "cuda":

@@ -35,16 +35,11 @@ class StepLabel:
 class Records:
     """Takes the losses of each step, on their device, and writes them down when they have arrived on the host."""
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        device_memory: Callable[[], int],
-        on_event: Callable[[Event], None] | None = None,
-    ) -> None:
+    def __init__(self, folder: RunFolder, on_event: Callable[[Event], None] | None = None) -> None:
         self.events = EventLog(folder.events, on_event)
         self.statistics = LossStatistics()
         self.recent: deque[float] = deque(maxlen=RECENT_STEPS)
-        self._memory = device_memory
+        self.memory: Callable[[], int] = lambda: 0
         self._pending: DeferredValues[StepLabel] = DeferredValues()
         self._folder = folder
         self._board: Any = None
@@ -108,7 +103,7 @@ class Records:
             loss=loss,
             rates=label.rates,
             seconds_per_step=round(label.seconds, 4),
-            memory_bytes=self._memory(),
+            memory_bytes=self.memory(),
         )
         if self._board is not None:
             for name, value in _scalars(loss, label).items():
@@ -119,7 +114,7 @@ class Records:
 
     def _postfix(self, label: StepLabel) -> str:
         rates = " ".join(f"{values['lr']:.2e}" for values in label.rates.values())
-        return f"loss {self.final_loss():.4f}, rate {rates}, {self._memory() / 2**30:.1f} GiB"
+        return f"loss {self.final_loss():.4f}, rate {rates}, {self.memory() / 2**30:.1f} GiB"
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """Write one TensorBoard scalar."""

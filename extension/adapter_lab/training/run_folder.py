@@ -17,7 +17,6 @@ from adapter_lab.config import RunConfig
 from adapter_lab.errors import AdapterLabError, ConfigError
 
 LOG = logging.getLogger("adapter_lab")
-_FORBIDDEN = '<>:"/\\|?*'
 
 
 class RunFolder:
@@ -81,7 +80,6 @@ def new_run_folder(config: RunConfig, path: Path | None = None) -> RunFolder:
 
     Raises ConfigError where `path` already holds a run.
     """
-    check_name(config.name)
     if path is not None:
         folder = RunFolder(path)
         if folder.has_run():
@@ -98,12 +96,6 @@ def new_run_folder(config: RunConfig, path: Path | None = None) -> RunFolder:
         except FileExistsError:
             continue
     raise AdapterLabError(f"No free name for a run folder was found beside {base}.")
-
-
-def check_name(name: str) -> None:
-    """Raise ConfigError where `name` cannot be the start of a file name on every system."""
-    if not name or name != name.strip() or name.startswith(".") or any(c in _FORBIDDEN or ord(c) < 32 for c in name):
-        raise ConfigError(f"run.name {name!r} cannot be a file name; use letters, digits, spaces, - and _.")
 
 
 class AdapterFiles:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +18,9 @@ from adapter_lab.training.latents import LatentBatch
 from adapter_lab.training.losses import NoiseSchedule, sample_losses, snr_weights
 from adapter_lab.training.noise import draw_noise, draw_perturbation, draw_posterior, draw_timestep, seed_everything
 
-
-class AddedConditions(Protocol):
-    """SDXL's further conditions (sizes and pooled text) for the UNet; None for bases without."""
-
-    def __call__(
-        self,
-        original_size: Sequence[tuple[int, int]],
-        crop: Sequence[tuple[int, int]],
-        target: Sequence[tuple[int, int]],
-        pooled: Tensor | None,
-    ) -> dict[str, Tensor] | None: ...
+Sizes = Sequence[tuple[int, int]]
+# SDXL's further conditions for the UNet from original sizes, crops and targets of the pictures and the pooled text.
+AddedConditions = Callable[[Sizes, Sizes, Sizes, "Tensor | None"], "dict[str, Tensor] | None"]
 
 
 @dataclass(frozen=True)
@@ -125,7 +117,8 @@ def accumulate_gradients(
     samples: list[tuple[str, int]] = []
     for index, batch in enumerate(batches):
         seed_everything(seed, "dropout", step, index)
-        draws = [(seed, step, len(samples) + place) for place in range(len(batch.batch))]
+        # By picture, not by place in the batch, so that the same pictures in other batches see the same noise.
+        draws = [(seed, step, sample.key, sample.repeat) for sample in batch.batch.items]
         plain, timesteps = denoiser.losses(batch, draws)
         weighted = plain * sample_weights(denoiser, batch.batch, timesteps)
         backward(weighted.sum() / total)

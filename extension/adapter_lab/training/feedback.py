@@ -1,0 +1,118 @@
+"""What a run shows of its progress: sample pictures, and the loss on pictures held out from training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from adapter_lab.config import LossConfig, PreviewConfig
+from adapter_lab.training.conditioning import EncodedNow
+from adapter_lab.training.dataset import Dataset
+from adapter_lab.training.phases import Machine, Prepared
+from adapter_lab.training.preview import PromptText, encode_prompts, sample
+from adapter_lab.training.records import Records
+
+# Noise levels each held-out picture is tried at, evenly over the trained range.
+VALIDATION_LEVELS = 4
+
+
+@dataclass
+class Feedback:
+    """Sample pictures and validation loss of one run; neither changes what is trained."""
+
+    prepared: Prepared
+    machine: Machine
+    records: Records
+    samples: Path
+    preview: PreviewConfig
+    prompts: Sequence[PromptText]
+    batch_size: int
+    seed: int
+
+    def show(self, step: int, baseline: bool = False) -> None:
+        """Sample pictures and validation loss of the present weights; `baseline`: pictures without the adapter."""
+        self.prepared.train(False)
+        try:
+            if baseline:
+                self.pictures(step, baseline=True)
+            else:
+                self.validate(step)
+                self.pictures(step)
+        finally:
+            self.prepared.train(True)
+
+    def pictures(self, step: int, baseline: bool = False) -> list[Path]:
+        """Save one picture per prompt as `samples/<step>-<prompt>.png`; returns the files."""
+        if not self.preview.prompts:
+            return []
+        prepared = self.prepared
+        with (
+            prepared.network.disabled() if baseline else nullcontext(),
+            self.machine.autocast(),
+            prepared.vae.use() as vae,
+        ):
+            pictures = sample(
+                prepared.base,
+                prepared.denoiser.unet,
+                self.preview,
+                self.texts(),
+                resolution=prepared.dataset.resolution,
+                vae=vae,
+                dtype=self.machine.dtype,
+            )
+        name = "baseline" if baseline else f"{step:06d}"
+        paths = [self.samples / f"{name}-{index}.png" for index in range(len(pictures))]
+        try:
+            self.samples.mkdir(exist_ok=True)
+            for path, picture in zip(paths, pictures):
+                temporary = path.with_suffix(".part")
+                picture.save(temporary, format="PNG")
+                os.replace(temporary, path)
+        except OSError as error:
+            # Not worth a night's training.
+            self.records.warning(f"Sample pictures could not be written to {self.samples} ({error}); training goes on.")
+            return []
+        self.records.event("sample", step=step, paths=[str(path) for path in paths], prompts=self.preview.prompts)
+        return paths
+
+    def texts(self) -> Sequence[PromptText]:
+        """The encoded prompts: encoded again where the text encoders are in memory, since they may be trained."""
+        conditioning = self.prepared.denoiser.conditioning
+        if isinstance(conditioning, EncodedNow):
+            return encode_prompts(conditioning.encoders, self.preview)
+        return self.prompts
+
+    def validate(self, step: int) -> float | None:
+        """Mean plain loss over held-out pictures at fixed noise and timesteps; None without held-out pictures."""
+        if not self.prepared.dataset.held_out:
+            return None
+        loss = validation_loss(self.prepared, self.prepared.dataset, self.batch_size, self.seed)
+        self.records.event("validation", step=step, loss=loss)
+        self.records.scalar("validation_loss", loss, step)
+        return loss
+
+
+@torch.no_grad()
+def validation_loss(prepared: Prepared, dataset: Dataset, batch_size: int, seed: int) -> float:
+    """Mean plain loss of the held-out pictures, each at VALIDATION_LEVELS timesteps with noise that never changes."""
+    # Perturbed inputs are a way to train, not what is asked of the adapter.
+    denoiser = replace(prepared.denoiser, loss=replace(prepared.denoiser.loss, input_perturbation=0.0))
+    levels = validation_timesteps(denoiser.loss, len(denoiser.schedule.alphas_cumprod))
+    losses = []
+    for batch in prepared.source(dataset.validation_plan(batch_size)):
+        for timestep in levels:
+            draws = [("validation", seed, sample.key, timestep) for sample in batch.batch.items]
+            losses.append(denoiser.losses(batch, draws, torch.full((len(draws),), timestep))[0])
+    return torch.cat(losses).mean().item()
+
+
+def validation_timesteps(loss: LossConfig, timesteps: int) -> list[int]:
+    """The middles of VALIDATION_LEVELS equal parts of the trained range."""
+    first, last = loss.timestep_min, min(loss.timestep_max, timesteps - 1)
+    width = last - first + 1
+    return sorted({first + int(width * (index + 0.5) / VALIDATION_LEVELS) for index in range(VALIDATION_LEVELS)})

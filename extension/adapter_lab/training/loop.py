@@ -1,0 +1,144 @@
+"""Training an adapter: `train` a configuration, or `resume` a run folder.
+
+A run ends when its budget (steps, epochs or minutes of training) is used up, or when it is asked to stop; both save
+first. Everything random in a step follows from the seed and the step's number, so a run that was interrupted at any
+moment and resumed gives the same losses and the same file, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapter_lab import config_file
+from adapter_lab.config import TrainConfig
+from adapter_lab.errors import AdapterLabError, ConfigError
+from adapter_lab.training.events import Event
+from adapter_lab.training.interrupt import StopRequests
+from adapter_lab.training.optimizers import check_available
+from adapter_lab.training.phases import StopEarly
+from adapter_lab.training.records import Records
+from adapter_lab.training.run import Run, RunResult
+from adapter_lab.training.run_folder import LOG, AdapterFiles, RunFolder, new_run_folder
+from adapter_lab.validation import validate
+
+__all__ = ["RunResult", "resume", "train"]
+
+OnEvent = Callable[[Event], None]
+
+
+def train(config: TrainConfig, run_folder: Path | None = None, on_event: OnEvent | None = None) -> RunResult:
+    """Train an adapter from the start, in `run_folder` or a new folder below `run.runs_folder`.
+
+    Every event is also passed to `on_event`. Raises AdapterLabError for whatever a person can mend; nothing that
+    another run has saved is ever replaced.
+    """
+    advice = validate(config)
+    check_available(config.optimizer)
+    _check_averages(config)
+    if run_folder or config.run.output_folder:
+        AdapterFiles(config.run, run_folder or Path()).check_unused()
+    folder = new_run_folder(config.run, run_folder)
+    config_file.write(config, folder.config)
+    return _run(config, folder, on_event, advice)
+
+
+def resume(run_folder: Path, changes: Mapping[str, Any] | None = None, on_event: OnEvent | None = None) -> RunResult:
+    """Go on with an interrupted, stopped or finished run from its last state, from the start where it has none.
+
+    `changes` are settings such as {"run.steps": 2000}; those that would make it another run are refused.
+    """
+    folder = RunFolder(Path(run_folder))
+    if not folder.config.exists():
+        raise ConfigError(f"{run_folder} is no run folder: it has no config.toml; give the folder that train made.")
+    config = config_file.load(folder.config)
+    for name, value in (changes or {}).items():
+        _change(config, name, value)
+    advice = validate(config)
+    check_available(config.optimizer)
+    if changes:
+        config_file.write(config, folder.config)
+    return _run(config, folder, on_event, advice)
+
+
+# What a resumed run may be told anew: how long, what is saved and shown, and where it computes.
+_CHANGEABLE = (
+    "run.steps",
+    "run.epochs",
+    "run.minutes",
+    "save.",
+    "preview.",
+    "precision.device",
+    "precision.gradient_checkpointing",
+    "precision.phased_loading",
+)
+
+
+def _change(config: TrainConfig, name: str, value: Any) -> None:
+    """Set one setting of a run that is resumed; raises ConfigError where that would make it another run."""
+    section, _, field = name.partition(".")
+    owner = getattr(config, section, None)
+    if owner is None or not hasattr(owner, field):
+        raise ConfigError(f"{name} is no setting.")
+    if not name.startswith(_CHANGEABLE) or name == "save.ema":
+        raise ConfigError(
+            f"{name} cannot be changed when a run is resumed, as it would be another run; start a new one."
+        )
+    setattr(owner, field, value)
+
+
+def _check_averages(config: TrainConfig) -> None:
+    if config.save.ema > 0 and config.optimizer.name == "prodigy-plus-schedule-free":
+        raise ConfigError(
+            "save.ema has no use with prodigy-plus-schedule-free, which saves an average of its own; set it to 0."
+        )
+
+
+def _run(config: TrainConfig, folder: RunFolder, on_event: OnEvent | None, advice: list[str]) -> RunResult:
+    """One sitting of a run, with its log, its records and its end in words whatever happens."""
+    with ExitStack() as stack:
+        stack.enter_context(folder.claimed())
+        stack.enter_context(folder.logging())
+        started_before = folder.events.exists()
+        records = Records(folder, on_event)
+        stack.callback(records.close)
+        stop = stack.enter_context(StopRequests(folder.path))
+        try:
+            run = Run(config, folder, records, stop, started_before)
+            for sentence in advice:
+                records.warning(sentence)
+            return run.go()
+        except StopEarly as early:
+            return _stopped_early(folder, records, f"{early}, before the first step")
+        except torch.cuda.OutOfMemoryError as error:
+            sentence = _OUT_OF_MEMORY.format(error=str(error).split(". ")[0])
+            _note_failure(records, sentence, error)
+            raise AdapterLabError(sentence) from error
+        except AdapterLabError as error:
+            _note_failure(records, str(error), error)
+            raise
+        except BaseException as error:
+            _note_failure(records, f"{type(error).__name__}: {error}", error)
+            raise
+
+
+_OUT_OF_MEMORY = (
+    "The GPU's memory is used up ({error}). What was saved is kept. Use a smaller run.batch_size, dataset.resolution "
+    "or network.dim, precision.base_weights fp8, or precision.gradient_checkpointing; `adapter-lab estimate` says what "
+    "fits."
+)
+
+
+def _note_failure(records: Records, sentence: str, error: BaseException) -> None:
+    """Note why a run failed, in words for the person and as a traceback in the log."""
+    records.event("failed", message=sentence)
+    LOG.error("Training failed: %s", sentence, exc_info=error)
+
+
+def _stopped_early(folder: RunFolder, records: Records, reason: str) -> RunResult:
+    records.event("finished", step=0, reason=reason)
+    return RunResult(folder.path, [], 0, 0.0, reason, float("nan"), 0, 0.0)

@@ -1,0 +1,243 @@
+"""The phases before the first step: look at the pictures, encode them and their captions, load the UNet, add adapters.
+
+Each model is in memory only in its phase (`precision.phased_loading`), so the largest of them alone decides what fits.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from adapter_lab.adapters.keys import targets
+from adapter_lab.config import TrainConfig
+from adapter_lab.training.bases.base import Base, open_base
+from adapter_lab.training.bases.text import TextEncoders, TextOutput
+from adapter_lab.training.conditioning import CachedCaptions, Conditioning, EncodedNow, cut_off
+from adapter_lab.training.dataset import Batch, Dataset, FillReport, LatentCache, scan
+from adapter_lab.training.devices import FORMATS, choose_device, choose_format, make_accelerator
+from adapter_lab.training.latents import LatentBatch, cached_batches, encoded_batches
+from adapter_lab.training.network import build_network, plan_network
+from adapter_lab.training.preview import PromptText, encode_prompts
+from adapter_lab.training.quantized import compress
+from adapter_lab.training.records import Records
+from adapter_lab.training.slots import Slot
+from adapter_lab.training.step import Denoiser
+
+TEXT_PARTS = ("te1", "te2")
+Source = Callable[[Iterable[Batch]], Iterator[LatentBatch]]
+
+
+class StopEarly(Exception):
+    """A stop was asked for before there was anything to save; the message says how."""
+
+
+@dataclass
+class Machine:
+    """Where and in which number format a run computes."""
+
+    accelerator: Accelerator
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Machine:
+        """The machine a configuration asks for; raises ConfigError where it is not there."""
+        device = choose_device(config.precision)
+        name = choose_format(config.precision, device)
+        return cls(make_accelerator(device, name), device, FORMATS[name])
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Mixed precision, where the format is not fp32."""
+        return self.accelerator.autocast()
+
+
+@dataclass
+class Prepared:
+    """A run ready for its first step."""
+
+    base: Base
+    dataset: Dataset
+    network: Any
+    denoiser: Denoiser
+    source: Source
+    vae: Slot[nn.Module]
+    encoders: Slot[TextEncoders]
+    prompts: list[PromptText]
+    parts: dict[str, nn.Module]
+
+    def train(self, on: bool) -> None:
+        """Switch between training and showing: dropout, and gradient checkpointing, which only works in training."""
+        for module in self.parts.values():
+            module.train(on)
+        self.network.train(on)
+
+
+class Preparation:
+    """The phases in their order, as one object only because they share what they found."""
+
+    def __init__(self, config: TrainConfig, machine: Machine, records: Records, stop_reason: Callable[[], str]) -> None:
+        self.config = config
+        self.machine = machine
+        self.records = records
+        self._stop_reason = stop_reason
+
+    def run(self) -> Prepared:
+        """All phases; raises AdapterLabError for what is wrong with the base, the pictures or the settings."""
+        config = self.config
+        base = open_base(config.base)
+        for finding in base.findings:
+            self.records.note(finding)
+        # Dims a module cannot have and the like are said before an hour of encoding, not after it.
+        plan_network(config.network, targets(base.shapes))
+        dataset = self.scan(base)
+        keep = not config.precision.phased_loading
+        vae: Slot[nn.Module] = Slot(lambda: base.load_vae(torch.float32, self.machine.device), keep)
+        encoders = Slot(lambda: base.load_text_encoders(self.machine.dtype, self.machine.device), keep)
+        source = self.latents(base, dataset, vae)
+        conditioning = self.captions(base, dataset, encoders)
+        prompts = self.prompts(encoders)
+        network, parts = self.network(base, encoders if isinstance(conditioning, EncodedNow) else None)
+        denoiser = Denoiser(
+            unet=parts["unet"],
+            schedule=base.noise_schedule(),
+            conditioning=conditioning,
+            added_conditions=base.added_conditions,
+            scaling_factor=base.components["vae"].config["scaling_factor"],
+            device=self.machine.device,
+            autocast=self.machine.autocast,
+            loss=config.loss,
+        )
+        return Prepared(base, dataset, network, denoiser, source, vae, encoders, prompts, parts)
+
+    def scan(self, base: Base) -> Dataset:
+        """Read the training folder and report on it."""
+        config = self.config
+        dataset = scan(config.dataset, config.dataset.resolution or base.resolution, self.progress("scan"))
+        report = dataset.report(config.run.batch_size, config.optimizer.gradient_accumulation)
+        self.records.event("dataset", report=report.to_dict(), text=report.text())
+        for warning in dataset.warnings:
+            self.records.warning(warning)
+        captions = [item.plain_caption for item in dataset.items]
+        if sentence := cut_off(list(dict.fromkeys(captions)), base.tokenizer, config.dataset.token_chunks):
+            self.records.warning(sentence)
+        return dataset
+
+    def latents(self, base: Base, dataset: Dataset, vae: Slot[nn.Module]) -> Source:
+        """Encode the pictures into the cache, or keep the VAE to encode them in each step."""
+        config = self.config.dataset
+        if config.cache_latents == "off" or not dataset.cacheable:
+            if config.cache_latents != "off":
+                self.records.note(
+                    "Latents are not cached, because every use of a picture is cropped or coloured anew; the VAE stays "
+                    "in memory and encodes in each step, which takes longer."
+                )
+            encode = functools.partial(_encode, vae.get(), self.machine.device)
+            return lambda batches: encoded_batches(batches, encode, base.latent_scale)
+        cache = LatentCache(dataset.cache_folder, base.vae_key)
+        samples = dataset.cache_samples()
+        if cache.missing(samples):
+            with vae.use() as model:
+                encode = functools.partial(_encode, model, self.machine.device)
+                report = cache.fill(samples, encode, latent_scale=base.latent_scale, progress=self.progress("latents"))
+        else:
+            report = FillReport(found=len(samples))
+        self._cached("latents", report)
+        return lambda batches: cached_batches(batches, cache)
+
+    def captions(self, base: Base, dataset: Dataset, encoders: Slot[TextEncoders]) -> Conditioning:
+        """Encode the captions into the cache, or keep the text encoders to encode them in each step."""
+        config = self.config
+        limit = config.dataset.token_chunks
+        trained = bool(_trained_text_parts(config, base))
+        if trained or config.dataset.cache_text == "off" or dataset.captions_vary:
+            if not trained and dataset.captions_vary:
+                self.records.note(
+                    "The text encoders stay in memory and encode in each step, because captions vary (tags are "
+                    "shuffled or dropped, or wildcards are on)."
+                )
+            return EncodedNow(encoders.get(), limit, trained, self.machine.autocast)
+        key = base.text_key + "".join(config.network.frozen_adapters)
+        cached = CachedCaptions(dataset.cache_folder, base.tokenizer, key, base.clip_skip, limit, self.machine.dtype)
+        cached.device = self.machine.device
+        captions = dataset.all_captions()
+        if cached.complete(captions):
+            report = FillReport(found=len(set(captions)))
+        else:
+            with encoders.use() as model:
+                report = cached.fill(captions, self._encoder(model), self.progress("captions"))
+        self._cached("captions", report)
+        return cached
+
+    def prompts(self, encoders: Slot[TextEncoders]) -> list[PromptText]:
+        """The encoded prompts of the sample pictures; empty where none are made."""
+        if not self.config.preview.prompts:
+            return []
+        with encoders.use() as model, self.machine.autocast():
+            return encode_prompts(model, self.config.preview)
+
+    def _encoder(self, encoders: TextEncoders) -> Callable[[list[str], int], TextOutput]:
+        def encode(captions: list[str], chunks: int) -> TextOutput:
+            with torch.no_grad(), self.machine.autocast():
+                return encoders.encode(captions, chunks)
+
+        return encode
+
+    def network(self, base: Base, encoders: Slot[TextEncoders] | None) -> tuple[Any, dict[str, nn.Module]]:
+        """Load the UNet and put the adapter on it, and on the text encoders where they are in memory."""
+        config, machine = self.config, self.machine
+        compressed = config.precision.base_weights != "same"
+        # Compressed on the CPU, so that the device never holds the uncompressed weights.
+        unet = base.load_unet(machine.dtype, "cpu" if compressed else machine.device)
+        if compressed:
+            compress(unet, config.precision.base_weights)
+            unet.to(machine.device)
+        parts: dict[str, nn.Module] = {"unet": unet}
+        if encoders is not None:
+            parts |= encoders.get().parts
+        network = build_network(config.network, targets(base.shapes), parts, config.run.seed)
+        network.attach()
+        if config.precision.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+            for part in _trained_text_parts(config, base):
+                # Reentrant checkpointing gives no gradients where no input needs one, as token ids do not.
+                parts[part].gradient_checkpointing_enable(  # type: ignore[operator]
+                    gradient_checkpointing_kwargs={"use_reentrant": False}
+                )
+        return network, parts
+
+    def progress(self, what: str) -> Callable[[int, int], None]:
+        """Tell how far a phase is, and end it where a stop was asked for."""
+
+        def tell(done: int, total: int) -> None:
+            if reason := self._stop_reason():
+                raise StopEarly(reason)
+            if done == total or done % max(1, total // 50) == 0:
+                self.records.event("preparing", what=what, done=done, total=total)
+
+        return tell
+
+    def _cached(self, what: str, report: FillReport) -> None:
+        self.records.event("cached", what=what, made=report.made, found=report.found, seconds=round(report.seconds, 3))
+        for remark in report.remarks:
+            self.records.warning(remark)
+
+
+def _trained_text_parts(config: TrainConfig, base: Base) -> list[str]:
+    """The text encoders that are trained, of those the base has."""
+    n = config.network
+    wanted = {"te1": n.train_te and n.train_te1, "te2": n.train_te and n.train_te2}
+    return [part for part in base.text_parts if wanted[part]]
+
+
+@torch.no_grad()
+def _encode(vae: Any, device: torch.device, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (B, C, h, w) of the VAE's posterior for pixels (B, 3, H, W)."""
+    posterior = vae.encode(pixels.to(device, vae.dtype)).latent_dist
+    return posterior.mean.float(), posterior.std.float()

@@ -1,0 +1,255 @@
+"""One sitting of a run: prepare, train until the budget ends or a stop is asked for, save and show on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adapter_lab.config import TrainConfig
+from adapter_lab.training import metadata
+from adapter_lab.training.averages import MovingAverage
+from adapter_lab.training.budget import Budget, SavingPoints, Stopwatch
+from adapter_lab.training.checkpoint import TrainingState, check_fingerprint, load_latest, states
+from adapter_lab.training.events import read_events
+from adapter_lab.training.feedback import Feedback
+from adapter_lab.training.interrupt import StopRequests
+from adapter_lab.training.latents import LatentBatch, plan_from, steps_with_latents
+from adapter_lab.training.optimizers import build_optimizer, rate_groups
+from adapter_lab.training.peak_memory import MemoryMeter
+from adapter_lab.training.phases import Machine, Preparation, Prepared
+from adapter_lab.training.records import Records, StepLabel
+from adapter_lab.training.run_folder import AdapterFiles, RunFolder
+from adapter_lab.training.saving import Saver, describe_adapter, fingerprint
+from adapter_lab.training.schedules import schedule_factor
+from adapter_lab.training.step import accumulate_gradients
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    `adapters`: files that are kept, oldest first. `seconds`: training time, without loading, saving and sample
+    pictures. `final_loss`: mean over the last 50 steps. `peak_bytes`: on CUDA allocated, else resident above the start,
+    while training. `pictures`: loss per picture corrected for noise level, the hardest first.
+    """
+
+    run_folder: Path
+    adapters: list[Path]
+    steps: int
+    seconds: float
+    reason: str
+    final_loss: float
+    peak_bytes: int
+    seconds_per_step: float
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Run:
+    """One sitting of a run, from the first phase to the last file."""
+
+    def __init__(
+        self, config: TrainConfig, folder: RunFolder, records: Records, stop: StopRequests, started_before: bool
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.records = records
+        self.stop = stop
+        self.machine = Machine.of(config)
+        self.memory = MemoryMeter(self.machine.device)
+        records.memory = self.memory.present
+        self.files = AdapterFiles(config.run, folder.path)
+        self.state: TrainingState | None = None
+        if started_before and states(folder.state):
+            self.state, complaints = load_latest(folder.state)
+            for complaint in complaints:
+                records.warning(complaint)
+        self.started_at = self._announce(started_before)
+
+    def _announce(self, started_before: bool) -> float:
+        """Write the first event of this sitting; returns when the run was first started."""
+        step = self.state.step if self.state else 0
+        if started_before:
+            begun = [event for event in read_events(self.folder.events) if event["event"] == "started"]
+            self.records.event("resumed", step=step)
+            if begun:
+                return float(begun[0]["started_at"])
+        started_at = metadata.run_clock()
+        self.records.event(
+            "started",
+            run=self.folder.path.name,
+            folder=self.folder.path,
+            name=self.config.run.name,
+            started_at=started_at,
+            algo=self.config.network.algo,
+            device=str(self.machine.device),
+            format=str(self.machine.dtype).removeprefix("torch."),
+            adapters=self.files.folder,
+        )
+        return started_at
+
+    def go(self) -> RunResult:
+        """Prepare, train, and sum up."""
+        preparation = Preparation(self.config, self.machine, self.records, self.stop.reason)
+        self.prepared = preparation.run()
+        self._set_up(self.prepared)
+        if self.state is not None:
+            check_fingerprint(self.state, self.saver.fingerprint, self.folder.path)
+            self.saver.restore(self.state)
+            self._keep_earlier_end(self.state)
+        step, seconds = (self.state.step, self.state.seconds) if self.state else (0, 0.0)
+        self.stopwatch = Stopwatch(seconds)
+        loading_peak = self.memory.begin_phase()
+        self.records.begin(step, self.budget.total_steps)
+        self.prepared.train(True)
+        if step == 0 and self.config.preview.baseline:
+            self.feedback.show(0, baseline=True)
+        step, reason = self.steps(step)
+        return self._finish(step, reason, loading_peak)
+
+    def _keep_earlier_end(self, state: TrainingState) -> None:
+        """Where a finished run goes on, give its last file a step number, so that the new end does not replace it."""
+        finished, numbered = self.files.path(None), self.files.path(state.step)
+        if self.budget.ended(state.step, state.seconds) or finished.name not in self.files.saved:
+            return
+        if finished.exists() and not numbered.exists():
+            finished.rename(numbered)
+            self.files.saved[self.files.saved.index(finished.name)] = numbered.name
+            self.records.note(f"{finished.name} of step {state.step} is now {numbered.name}.")
+
+    def _set_up(self, prepared: Prepared) -> None:
+        """Make the optimiser and all that watches over the steps."""
+        config, base, dataset = self.config, prepared.base, prepared.dataset
+        o = config.optimizer
+        self.steps_per_epoch = -(-dataset.batches_per_epoch(config.run.batch_size) // o.gradient_accumulation)
+        self.budget = Budget.of(config.run, self.steps_per_epoch)
+        self.points = SavingPoints(config.save, self.steps_per_epoch)
+        optimizer = build_optimizer(rate_groups(prepared.network.parameters_by_part(), o), o)
+        self.optimizer = optimizer
+        self.stepper = self.machine.accelerator.prepare_optimizer(optimizer, device_placement=False)
+        self.average = MovingAverage(optimizer.parameters(), config.save.ema) if config.save.ema else None
+        describe = describe_adapter(
+            config,
+            self.folder.path.name,
+            base.metadata(),
+            metadata.dataset_entries(dataset, config.run.batch_size, self.steps_per_epoch),
+            dataset.resolution,
+            self.budget.total_steps,
+            self.steps_per_epoch,
+            self.started_at,
+        )
+        self.saver = Saver(
+            config,
+            self.folder,
+            self.files,
+            self.records,
+            prepared.network,
+            optimizer,
+            self.average,
+            self.machine.accelerator.scaler,
+            describe,
+            fingerprint(config, base.content_key, dataset.fingerprint),
+        )
+        self.feedback = Feedback(
+            prepared,
+            self.machine,
+            self.records,
+            self.folder.samples,
+            config.preview,
+            prepared.prompts,
+            config.run.batch_size,
+            config.run.seed,
+        )
+
+    def steps(self, step: int) -> tuple[int, str]:
+        """Train until the budget ends or a stop is asked for, saving on the way; returns the last step and why."""
+        config = self.config
+        plan = plan_from(
+            self.prepared.dataset,
+            step,
+            config.run.batch_size,
+            config.optimizer.gradient_accumulation,
+            config.run.seed,
+        )
+        batches = steps_with_latents(plan, self.prepared.source)
+        while not (ended := self.budget.ended(step, self.stopwatch.seconds)):
+            before = self.stopwatch.seconds
+            with self.stopwatch.running():
+                self.one_step(batches, step)
+            step += 1
+            ended = self.budget.ended(step, self.stopwatch.seconds)
+            stopped = "" if ended else self.stop.reason()
+            if ended or stopped or self.points.adapter_due(step, before, self.stopwatch.seconds):
+                self.save(step, final=bool(ended))
+            elif self.points.state_due(step):
+                self.saver.state(step, self.stopwatch.seconds)
+            if stopped:
+                return step, stopped
+        return step, ended
+
+    def one_step(self, batches: Iterator[list[LatentBatch]], step: int) -> None:
+        """One optimiser step, the one after `step` finished ones."""
+        begin = time.monotonic()
+        config = self.config.optimizer
+        progress = self.budget.progress(step, self.stopwatch.seconds)
+        self.optimizer.set_rate_factor(schedule_factor(config, step, progress))
+        rates = self.optimizer.rates()
+        losses, samples = accumulate_gradients(
+            self.prepared.denoiser, next(batches), self.config.run.seed, step, self.machine.accelerator.backward
+        )
+        if config.clip_grad_norm > 0:
+            self.machine.accelerator.clip_grad_norm_(self.optimizer.parameters(), config.clip_grad_norm)
+        self.stepper.step()
+        self.stepper.zero_grad()
+        self.prepared.network.apply_max_norm()
+        if self.average is not None:
+            self.average.update()
+        epoch = self.budget.epoch_of(step)[0]
+        self.records.step(losses, StepLabel(step + 1, epoch, samples, rates, time.monotonic() - begin))
+
+    def save(self, step: int, final: bool = False) -> None:
+        """Save adapter and state after `step`, then show where training stands."""
+        self.saver.adapter(step, final)
+        self.saver.state(step, self.stopwatch.seconds)
+        with self.saver.shown_weights():
+            self.feedback.show(step)
+
+    def _finish(self, step: int, reason: str, loading_peak: int) -> RunResult:
+        self.records.catch_up(wait=True)
+        pictures = self.records.pictures()
+        seconds = self.stopwatch.seconds
+        result = RunResult(
+            run_folder=self.folder.path,
+            adapters=self.files.paths(),
+            steps=step,
+            seconds=seconds,
+            reason=reason,
+            final_loss=self.records.final_loss(),
+            peak_bytes=self.memory.peak(),
+            seconds_per_step=seconds / step if step else 0.0,
+            pictures=pictures,
+        )
+        self._name_hard_pictures(pictures)
+        self.records.event(
+            "finished",
+            step=step,
+            reason=reason,
+            seconds=round(seconds, 3),
+            seconds_per_step=round(result.seconds_per_step, 4),
+            final_loss=result.final_loss,
+            peak_bytes=result.peak_bytes,
+            loading_peak_bytes=loading_peak,
+            adapters=[str(path) for path in result.adapters],
+            pictures=pictures,
+        )
+        return result
+
+    def _name_hard_pictures(self, pictures: list[dict[str, Any]]) -> None:
+        """Say which pictures were not learned, if any."""
+        hard = [entry for entry in pictures if entry["not_learned"]]
+        if hard:
+            names = ", ".join(f"{e['picture']} ({e['relative_loss']:.2f} times the usual loss)" for e in hard[:5])
+            more = f" and {len(hard) - 5} more" if len(hard) > 5 else ""
+            self.records.note(f"Not learned so far: {names}{more}. Look whether picture and caption fit together.")
