@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import Field, dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any, get_args, get_origin
 
 from adapter_lab.config import (
@@ -178,7 +179,7 @@ WHOLE_MATRIX_IGNORES = ("dim", "alpha", "conv_alpha", "tucker", "decompose_both"
 
 def _ignored(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
     """(section, name, reason) of every setting that differs from its default and has no effect."""
-    for section, name, entry in settings():
+    for (section, name), entry in _by_path().items():
         if getattr(getattr(config, section), name) != default_of(entry):
             reason = ignored_because(config, section, name)
             if reason is not None:
@@ -207,11 +208,16 @@ def _spoken(condition: str) -> str:
     return re.sub(r"=(\S+)", lambda found: f" {found[1].replace('|', ' or ')}", condition)
 
 
+@cache
+def _by_path() -> dict[tuple[str, str], Field[Any]]:
+    return {(section, name): entry for section, name, entry in settings()}
+
+
 def _field(section: str, name: str) -> Field[Any]:
-    for of_section, of_name, entry in settings():
-        if (of_section, of_name) == (section, name):
-            return entry
-    raise ConfigError(f"There is no setting {section}.{name}.")
+    try:
+        return _by_path()[section, name]
+    except KeyError:
+        raise ConfigError(f"There is no setting {section}.{name}.") from None
 
 
 # Settings against each other
