@@ -186,6 +186,8 @@ def test_a_wrong_value_is_refused_in_a_sentence(change: str, message: str) -> No
             ["optimizer.name=prodigy-plus-schedule-free", "optimizer.schedule=cosine"],
             "prodigy-plus-schedule-free averages instead",
         ),
+        (["save.ema=0.99", "optimizer.name=prodigy-plus-schedule-free"], "saves an average of its own"),
+        (["loss.min_snr_gamma=5", "loss.debiased=true"], "choose one of them"),
         (["network.algo=lokr", "network.full_matrix=true", "network.dim=8"], "has no effect with network.full"),
         (
             ["base.family=sd15", "network.train_te=true", "optimizer.te2_lr=0.1"],

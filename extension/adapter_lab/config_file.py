@@ -245,7 +245,7 @@ def _section_lines(section: str, owner: type, table: Any, only_changed: bool) ->
             continue
         if not only_changed:
             plain += ["", *_comment(entry.metadata["help"]), *_comment(remark(entry))]
-        plain.append(f"{entry.name} = {_literal(value, kind)}")
+        plain.append(f"{entry.name} = {literal(value, kind)}")
     if plain or tables:
         if not only_changed:
             yield f"# {owner.__doc__}"
@@ -262,7 +262,7 @@ def _section_lines(section: str, owner: type, table: Any, only_changed: bool) ->
             for field in _fields(item):
                 value = getattr(item, field.name)
                 if value != default_of(field):
-                    yield f"{field.name} = {_literal(value, type_of(type(item), field.name))}"
+                    yield f"{field.name} = {literal(value, type_of(type(item), field.name))}"
 
 
 def _comment(text: str) -> list[str]:
@@ -299,10 +299,11 @@ def range_of(entry: dataclasses.Field[Any]) -> str:
     return f"{text} {unit}".strip()
 
 
-def _literal(value: Any, kind: Any) -> str:
+def literal(value: Any, kind: Any) -> str:
+    """A value of a setting as TOML."""
     if get_origin(kind) is list:
         (item,) = get_args(kind)
-        return "[" + ", ".join(_literal(entry, item) for entry in value) + "]"
+        return "[" + ", ".join(literal(entry, item) for entry in value) + "]"
     if kind is bool:
         return "true" if value else "false"
     if kind is float:

@@ -310,6 +310,19 @@ def _schedule(config: TrainConfig) -> Iterator[Problem]:
         )
 
 
+def _averages(config: TrainConfig) -> Iterator[Problem]:
+    if config.save.ema > 0 and config.optimizer.name == "prodigy-plus-schedule-free":
+        yield Problem(
+            "save.ema",
+            "save.ema has no use with prodigy-plus-schedule-free, which saves an average of its own: set it to 0.",
+        )
+    if config.loss.min_snr_gamma > 0 and config.loss.debiased:
+        yield Problem(
+            "loss.debiased",
+            "loss.min_snr_gamma and loss.debiased weight the same thing in two ways: choose one of them.",
+        )
+
+
 def _names(config: TrainConfig) -> Iterator[Problem]:
     name = config.run.name
     # Hosts write adapters as <lora:name:strength>, and Windows allows none of these in a file name.
@@ -342,6 +355,7 @@ CHECKS: tuple[Callable[[TrainConfig], Iterator[Problem]], ...] = (
     _ranges,
     _multiples_of_8,
     _schedule,
+    _averages,
     _names,
 )
 

@@ -1,0 +1,153 @@
+"""Reference of every setting, made from config.py: `docs/configuration.md` and a JSON schema.
+
+python -m adapter_lab.docs            write docs/configuration.md
+python -m adapter_lab.docs --check    fail when it is not what config.py says
+python -m adapter_lab.docs --schema   print the JSON schema of a configuration
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from adapter_lab.config import RuleConfig, SourceConfig, default_of, flag_of, sections, type_of
+from adapter_lab.config_file import literal, range_of
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGE = REPOSITORY / "docs" / "configuration.md"
+
+INTRODUCTION = """\
+# Configuration
+
+<!-- Made from extension/adapter_lab/config.py by `python -m adapter_lab.docs`; change it there. -->
+
+Every setting of a training run. A run folder's `config.toml` holds all of them and can be given back with
+`adapter-lab train --config config.toml`. Each can be set in three ways, the later ones winning:
+
+- in a TOML file: `[network]`, then `dim = 32`;
+- as `--set network.dim=32`, for `train`, `estimate` and `resume`;
+- by its flag: `--dim 32`. Settings that are on or off have two flags, `--tucker` and `--no-tucker`.
+
+A setting that the chosen algorithm or optimiser ignores, or that has no effect without another one, is refused with
+its name when it differs from its default. "Used by" and "Needs" say which.
+"""
+NESTED = {SourceConfig: "dataset.sources", RuleConfig: "network.rules"}
+
+
+def page() -> str:
+    """The text of docs/configuration.md."""
+    blocks = [INTRODUCTION]
+    for section, owner in sections():
+        blocks.append(f"## `[{section}]`\n\n{owner.__doc__}\n\n" + _table(owner, section))
+        for kind in NESTED.values():
+            if kind.startswith(f"{section}."):
+                item = next(owner for owner, name in NESTED.items() if name == kind)
+                blocks.append(f"### `[[{kind}]]`\n\n{item.__doc__}\n\n" + _table(item, None))
+    return "\n".join(blocks)
+
+
+def _table(owner: type, section: str | None) -> str:
+    flag = "| flag " if section else ""
+    rows = [f"| setting {flag}| type | default | allowed | used by | meaning |"]
+    rows.append("|" + "---|" * (7 if section else 6))
+    rows += ["| " + " | ".join(cells) + " |" for cells in _cells(owner, section)]
+    return "\n".join(rows) + "\n"
+
+
+def _cells(owner: Any, section: str | None) -> Iterator[list[str]]:
+    for entry in dataclasses.fields(owner):
+        kind, meta = type_of(owner, entry.name), entry.metadata
+        flag = []
+        if section:
+            spelled = flag_of(section, entry.name)
+            flag = [f"`{spelled}`" + (f" `--no-{spelled[2:]}`" if kind is bool else "")]
+        allowed = ", ".join(f"`{choice or chr(34) * 2}`" for choice in meta["choices"] or ()) or range_of(entry)
+        users = meta["algorithms"] or meta["optimizers"] or ()
+        needs = "".join(f" Needs `{condition}`." for condition in meta["needs"])
+        yield [
+            f"`{entry.name}`",
+            *flag,
+            _type_name(kind),
+            "none" if default_of(entry) == [] else f"`{literal(default_of(entry), kind)}`",
+            allowed or "any",
+            ", ".join(users) or "all",
+            _escaped(meta["help"] + needs),
+        ]
+
+
+def _type_name(kind: Any) -> str:
+    names = {str: "text", int: "whole number", float: "number", bool: "on or off"}
+    if not get_args(kind):
+        return names[kind]
+    (item,) = get_args(kind)
+    return "tables" if dataclasses.is_dataclass(item) else f"list of {names[item]}s"
+
+
+def _escaped(text: str) -> str:
+    """Text for a table cell, where an upright bar would end the cell."""
+    return text.replace("|", "\\|")
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of a configuration: types, choices, ranges, defaults, help."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Adapter Lab training configuration",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {section: _object_schema(owner) for section, owner in sections()},
+    }
+
+
+def _object_schema(owner: Any) -> dict[str, Any]:
+    properties = {}
+    for entry in dataclasses.fields(owner):
+        meta = entry.metadata
+        described = {"description": meta["help"], "default": default_of(entry)}
+        limits = _value_schema(type_of(owner, entry.name), meta)
+        extra = {key: list(meta[key]) for key in ("algorithms", "optimizers", "needs") if meta[key]}
+        extra.update({key: meta[key] for key in ("unit", "basic") if meta[key]})
+        properties[entry.name] = {**limits, **described, **{f"x-{key}": value for key, value in extra.items()}}
+    return {"type": "object", "description": owner.__doc__, "additionalProperties": False, "properties": properties}
+
+
+def _value_schema(kind: Any, meta: Any) -> dict[str, Any]:
+    if get_args(kind):
+        (item,) = get_args(kind)
+        return {"type": "array", "items": _object_schema(item) if dataclasses.is_dataclass(item) else TYPES[item]}
+    limits = {"enum": meta["choices"], "minimum": meta["minimum"], "maximum": meta["maximum"]}
+    return {**TYPES[kind], **{key: value for key, value in limits.items() if value is not None}}
+
+
+TYPES: dict[type, dict[str, Any]] = {
+    str: {"type": "string"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bool: {"type": "boolean"},
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write or check the page, or print the schema; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m adapter_lab.docs", description="Reference of every setting.")
+    parser.add_argument("--check", action="store_true", help="fail when docs/configuration.md is out of date")
+    parser.add_argument("--schema", action="store_true", help="print the JSON schema instead")
+    chosen = parser.parse_args(arguments)
+    if chosen.schema:
+        print(json.dumps(schema(), indent=2))
+    elif not chosen.check:
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_bytes(page().encode())
+    elif not PAGE.exists() or PAGE.read_bytes() != page().encode():
+        print(f"{PAGE} is out of date: run `python -m adapter_lab.docs` and commit it.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The reference of settings: complete, and what config.py says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adapter_lab import config_file, docs
+from adapter_lab.config import TrainConfig, default_of, flag_of, settings
+
+
+def test_the_page_in_the_repository_is_what_config_says() -> None:
+    assert docs.main(["--check"]) == 0, "run `python -m adapter_lab.docs` and commit docs/configuration.md"
+
+
+def test_a_stale_page_is_found_and_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(docs, "PAGE", tmp_path / "docs" / "configuration.md")
+    assert docs.main(["--check"]) == 1
+    assert docs.main([]) == 0
+    assert docs.main(["--check"]) == 0
+    docs.PAGE.write_bytes(docs.PAGE.read_bytes().replace(b"`dim`", b"`dims`"))
+    assert docs.main(["--check"]) == 1
+    assert "out of date" in capsys.readouterr().err
+
+
+def test_every_setting_has_a_row_with_its_flag_default_and_meaning() -> None:
+    rows = [line for line in docs.page().splitlines() if line.startswith("| `")]
+    for section, name, entry in settings():
+        flag = flag_of(section, name)
+        assert any(
+            row.startswith(f"| `{name}` | `{flag}`") and entry.metadata["help"].replace("|", "\\|") in row
+            for row in rows
+        ), name
+
+
+def test_the_schema_describes_every_setting_and_a_written_configuration() -> None:
+    schema = json.loads(json.dumps(docs.schema()))
+    tables = config_file.parse_toml(config_file.dumps(TrainConfig()))
+    assert set(schema["properties"]) == set(tables)
+    for section, name, entry in settings():
+        described = schema["properties"][section]["properties"][name]
+        assert described["description"] == entry.metadata["help"]
+        assert described["default"] == default_of(entry)
+    dim = schema["properties"]["network"]["properties"]["dim"]
+    assert (dim["type"], dim["minimum"], dim["maximum"]) == ("integer", 1, 4096)
+    assert "lokr" in dim["x-algorithms"] and "ia3" not in dim["x-algorithms"]
+    assert schema["properties"]["network"]["properties"]["rules"]["items"]["properties"]["match"]["type"] == "string"
