@@ -15,6 +15,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     site = tmp_path / "site-packages"
     site.mkdir()
     monkeypatch.setattr(sys, "path", [str(site)])
+    # The Python that runs the tests may itself share a host's torch.
+    finders = [finder for finder in sys.meta_path if type(finder).__name__ != "HostPackages"]
+    monkeypatch.setattr(sys, "meta_path", finders)
     return site
 
 

@@ -209,7 +209,7 @@ class Build:
         self.install(self.lock, f"installing the packages of {self.lock.name} (about {self.choice.lock.megabytes} MB)")
 
     def make_test(self) -> None:
-        self.install(REQUIREMENTS / "test.txt", "installing what the tests need (about 40 MB)")
+        self.install(REQUIREMENTS / "test.txt", "installing what the tests need (about 35 MB)")
 
     def install(self, requirements: Path, announcement: str) -> None:
         say(announcement)

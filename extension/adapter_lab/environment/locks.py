@@ -26,8 +26,8 @@ class Lock:
 
 # Newest first: the first that fits is taken.
 LOCKS = (
-    Lock("runtime-py311.txt", python=(3, 11), torch=(2, 6), megabytes=110),
-    Lock("runtime-py310.txt", python=(3, 10), torch=(2, 4), megabytes=110),
+    Lock("runtime-py311.txt", python=(3, 11), torch=(2, 6), megabytes=80),
+    Lock("runtime-py310.txt", python=(3, 10), torch=(2, 4), megabytes=80),
 )
 
 
