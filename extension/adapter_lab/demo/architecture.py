@@ -11,6 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 CONTEXT = 77
 LATENT_SIZE = 16
 TIME_ID_WIDTH = 16
+TIME_IDS = (128.0, 128.0, 0.0, 0.0, 128.0, 128.0)  # original size, crop, target size
 HIDDEN_1, HIDDEN_2 = 64, 96
 
 VAE: dict[str, Any] = {

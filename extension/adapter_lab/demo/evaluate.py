@@ -1,16 +1,16 @@
-"""Measures a toy pipeline, with or without an adapter: likeness, bleeding, and what is left of ordinary tags."""
+"""Measures the toy base, with or without an adapter: likeness, bleeding, and what is left of ordinary tags."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from .drawing import SIZE
+from .architecture import LATENT_SIZE, TIME_IDS, VAE, sampler
 from .folder import character_scene
 from .scorer import ScorerNet, likeness, read_pictures, score_pair, tag_accuracy
 from .world import CHARACTERS, Scene, character_caption, compose_caption, figure_tags, sample_scene
@@ -67,28 +67,39 @@ def ordinary_prompts(figures: int, count: int, seed: int) -> list[Prompt]:
     return prompts
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The modules that make pictures; `encode` maps captions to hidden states (n, 77, d) and pooled output (n, p)."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    encode: Callable[[list[str]], tuple[torch.Tensor, torch.Tensor]]
+
+
 @torch.no_grad()
-def generate(pipeline: Any, prompts: Sequence[Prompt], batch: int = 24, steps: int = STEPS) -> torch.Tensor:
-    """One picture per prompt, float (n, 3, 128, 128) in [-1, 1]; `pipeline` is the toy's StableDiffusionXLPipeline."""
-    pipeline.set_progress_bar_config(disable=True)
+def generate(parts: Parts, prompts: Sequence[Prompt], batch: int = 24, steps: int = STEPS) -> torch.Tensor:
+    """One picture per prompt, float (n, 3, 128, 128) in [-1, 1], by DDIM with classifier-free guidance.
+
+    A picture depends on its prompt and seed only, not on the batch it is in. Previews and hosts draw with whole
+    pipelines; this is the same computation for many prompts at once.
+    """
     pictures = []
     for start in range(0, len(prompts), batch):
-        part = prompts[start : start + batch]
-        result = pipeline(
-            prompt=[prompt.text for prompt in part],
-            negative_prompt=[""] * len(part),
-            generator=[torch.Generator().manual_seed(prompt.seed) for prompt in part],
-            num_inference_steps=steps,
-            guidance_scale=GUIDANCE,
-            height=SIZE,
-            width=SIZE,
-            output_type="pt",
-        )
-        pictures.append(result.images.float() * 2 - 1)
+        part, scheduler = prompts[start : start + batch], sampler()
+        scheduler.set_timesteps(steps)
+        hidden, pooled = parts.encode([*[""] * len(part), *(prompt.text for prompt in part)])
+        added = {"text_embeds": pooled, "time_ids": torch.tensor([TIME_IDS] * len(hidden))}
+        shape = (1, VAE["latent_channels"], LATENT_SIZE, LATENT_SIZE)
+        latents = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(p.seed)) for p in part])
+        for timestep in scheduler.timesteps:
+            both = parts.unet(torch.cat([latents] * 2), timestep, hidden, added_cond_kwargs=added).sample
+            empty, wanted = both.chunk(2)
+            latents = scheduler.step(empty + GUIDANCE * (wanted - empty), timestep, latents).prev_sample
+        pictures.append(parts.vae.decode(latents / parts.vae.config.scaling_factor).sample.clamp(-1, 1))
     return torch.cat(pictures)
 
 
-def evaluate(pipeline: Any, scorer: ScorerNet, count: int = 24, seed: int = 100, steps: int = STEPS) -> Evaluation:
+def evaluate(parts: Parts, scorer: ScorerNet, count: int = 24, seed: int = 100, steps: int = STEPS) -> Evaluation:
     """Draws `count` pictures of each group (first, second, both, one ordinary figure, two) and scores them."""
     groups = [
         character_prompts([0], count, seed),
@@ -97,7 +108,7 @@ def evaluate(pipeline: Any, scorer: ScorerNet, count: int = 24, seed: int = 100,
         ordinary_prompts(1, count, seed + 3),
         ordinary_prompts(2, count, seed + 4),
     ]
-    pictures = generate(pipeline, [prompt for group in groups for prompt in group], steps=steps)
+    pictures = generate(parts, [prompt for group in groups for prompt in group], steps=steps)
     seen = read_pictures(scorer, pictures)
     first, second, together, one, two = (seen[index * count : (index + 1) * count] for index in range(5))
     pairs = [score_pair(scene) for scene in together]

@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from .toy_file import TOY_FILE, write_toy_file
 from .train_base import cache_latents, draw_scenes, load_base, train_base
 from .train_scorer import load_scorer, train_scorer
-from .train_vae import load_vae, saved_step, train_vae
+from .train_vae import load_vae, saved_step, train_decoder, train_vae
 
-VAE_STEPS = 2200
-BASE_STEPS = 3000
+VAE_STEPS = 1250
+DECODER_STEPS = 800
+BASE_STEPS = 2200
 SCORER_STEPS = 1500
 PICTURES = 14000
 PICTURES_SEED = 7
@@ -26,7 +27,7 @@ ERROR_FILE = TOY_FILE.with_name("scorer_error.json")
 
 def unfinished(path: Path, steps: int) -> bool:
     """Whether a stage's file is missing or was saved before its last step."""
-    return not path.exists() or saved_step(path) < steps
+    return saved_step(path) < steps
 
 
 def make_toy(work: Path, out: Path = TOY_FILE, errors: Path = ERROR_FILE) -> None:
@@ -42,11 +43,14 @@ def make_toy(work: Path, out: Path = TOY_FILE, errors: Path = ERROR_FILE) -> Non
     scenes = draw_scenes(PICTURES, PICTURES_SEED)
     if not (work / "latents.safetensors").exists():
         cache_latents(load_vae(work), work, scenes, say)
-    vae = load_vae(work, load_file(work / "latents.safetensors")["scaling_factor"].item())
-    if unfinished(work / "scorer.safetensors", SCORER_STEPS):
-        train_scorer(work, vae, SCORER_STEPS, say)
     if unfinished(work / "base.safetensors", BASE_STEPS):
         train_base(work, BASE_STEPS, scenes, say)
+    if unfinished(work / "decoder.safetensors", DECODER_STEPS):
+        train_decoder(work, DECODER_STEPS, say)
+    factor = load_file(work / "latents.safetensors")["scaling_factor"].item()
+    vae = load_vae(work, factor, "decoder.safetensors")
+    if unfinished(work / "scorer.safetensors", SCORER_STEPS):
+        train_scorer(work, vae, SCORER_STEPS, say)
     size = write_toy_file(out, load_base(work), vae, load_scorer(work / "scorer.safetensors"))
     shutil.copyfile(work / "scorer_error.json", errors)
     say(f"wrote {out}, {size / 1e6:.2f} MB")

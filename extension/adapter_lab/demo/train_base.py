@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from .architecture import SCHEDULE, new_text_encoders, new_unet
-from .drawing import SIZE, draw_scene
+from .architecture import SCHEDULE, TIME_IDS, new_text_encoders, new_unet
+from .drawing import draw_scene
 from .train_vae import saved_step, to_tensor
 from .vocabulary import END, build_tokenizer, write_tokenizer
 from .world import Scene, sample_scene, training_caption
@@ -26,7 +26,6 @@ RATE = 1.5e-3
 BATCH = 32
 EMA_DECAY = 0.998
 EMPTY_RATE = 0.1
-TIME_IDS = (float(SIZE), float(SIZE), 0.0, 0.0, float(SIZE), float(SIZE))
 
 
 class ToyBase(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from .architecture import VAE, new_vae
 from .drawing import SIZE, draw_scene, draw_shapes
@@ -21,6 +21,8 @@ from .world import VALUES, sample_scene
 
 KL_WEIGHT = 3e-4  # weak: a posterior std of more than a few percent of the latents' own std only adds noise to learn
 CROP = 64
+DECODER_NOISE = 0.1
+Say = Callable[[str], None]
 RATE = 1.5e-3
 
 
@@ -52,56 +54,108 @@ def _batch(pool: np.ndarray, size: int, crop: int, rng: np.random.Generator) -> 
     return batch
 
 
+def reconstruction_loss(picture: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+    """L1 plus twice MSE of pictures in [-1, 1]."""
+    return F.l1_loss(picture, batch) + 2 * F.mse_loss(picture, batch)
+
+
 def vae_loss(vae: AutoencoderKL, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Reconstruction and KL terms of one batch; the first latents are sampled from the posterior."""
+    """Reconstruction from latents sampled from the posterior, and its KL divergence from a unit normal."""
     posterior = vae.encode(batch).latent_dist
-    picture = vae.decode(posterior.sample()).sample.float()
-    reconstruction = F.l1_loss(picture, batch) + 2 * F.mse_loss(picture, batch)
+    reconstruction = reconstruction_loss(vae.decode(posterior.sample()).sample.float(), batch)
     kl = 0.5 * (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()).mean()
     return reconstruction, kl
 
 
+def decoder_loss(vae: AutoencoderKL, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Reconstruction with the encoder left as it is, from latents as imprecise as generated ones; no KL term."""
+    with torch.no_grad():
+        latents = vae.encode(batch).latent_dist.mean
+        latents = latents + DECODER_NOISE * latents.std() * torch.rand(()) * torch.randn_like(latents)
+    reconstruction = reconstruction_loss(vae.decode(latents).sample.float(), batch)
+    return reconstruction, torch.zeros(())
+
+
 def saved_step(path: Path) -> int:
-    """The step a training file was saved at."""
+    """The step a training file was saved at, 0 where there is none."""
+    if not path.exists():
+        return 0
     with safe_open(path, "pt") as file:
         return int((file.metadata() or {}).get("step", 0))
 
 
-def train_vae(folder: Path, steps: int, say: Callable[[str], None], seed: int = 1) -> None:
-    """Trains for `steps` and writes vae.safetensors (fp32, EMA) into `folder`."""
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    pool = draw_pool(8000, seed)
-    vae = new_vae()
-    path, first = folder / "vae.safetensors", 0
+def train_vae(folder: Path, steps: int, say: Say, seed: int = 1, pictures: int = 8000) -> None:
+    """Trains encoder and decoder for `steps` and writes vae.safetensors (fp32, averaged weights) into `folder`."""
+    path, vae = folder / "vae.safetensors", new_vae()
     if path.exists():  # go on from where a broken-off run had last saved
         vae.load_state_dict(load_file(path))
-        first = saved_step(path)
-    average = copy.deepcopy(vae).requires_grad_(False)
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=RATE, weight_decay=1e-4, betas=(0.9, 0.99))
-    full_from, started, seen = int(steps * 0.9), time.monotonic(), 0.0
+    _fit(vae, list(vae.parameters()), vae_loss, path, steps, draw_pool(pictures, seed), say)
+
+
+def train_decoder(folder: Path, steps: int, say: Say, seed: int = 4, pictures: int = 8000) -> None:
+    """Trains only the decoder further and writes decoder.safetensors, the whole VAE, into `folder`.
+
+    The encoder stays, so the base's cached latents stay right, and this can be done after the base.
+    """
+    path = folder / "decoder.safetensors"
+    vae = load_vae(folder, name=path.name if path.exists() else "vae.safetensors")
+    decoder: list[torch.Tensor] = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+    for parameter in decoder:
+        parameter.requires_grad_(True)
+    _fit(vae, decoder, decoder_loss, path, steps, draw_pool(pictures, seed), say)
+
+
+def _fit(
+    vae: AutoencoderKL,
+    parameters: list[torch.Tensor],
+    loss: Callable[[AutoencoderKL, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    path: Path,
+    steps: int,
+    pool: np.ndarray,
+    say: Say,
+) -> None:
+    """AdamW with warm-up, a flat half and a linear end; crops first, whole pictures for the last tenth of the steps."""
+    first = saved_step(path)
+    torch.manual_seed(first)
+    rng = np.random.default_rng(first)
+    average = [parameter.detach().clone() for parameter in parameters]
+    optimiser = torch.optim.AdamW(parameters, lr=RATE, weight_decay=1e-4, betas=(0.9, 0.99))
+    started, seen = time.monotonic(), 0.0
     for step in range(first, steps):
-        rate = min(1.0, (step + 1) / 50) * (1.0 if step < steps * 0.5 else max(0.02, (steps - step) / (steps * 0.5)))
-        optimiser.param_groups[0]["lr"] = RATE * rate
-        batch = _batch(pool, 16, CROP, rng) if step < full_from else _batch(pool, 4, SIZE, rng)
+        warm, left = min(1.0, (step + 1 - first) / 50), (steps - step) / (steps * 0.5)
+        optimiser.param_groups[0]["lr"] = RATE * min(warm, max(0.02, left))
+        batch = _batch(pool, 16, CROP, rng) if step < steps * 0.9 else _batch(pool, 4, SIZE, rng)
         with torch.autocast("cpu", torch.bfloat16):
-            reconstruction, kl = vae_loss(vae, batch)
+            reconstruction, kl = loss(vae, batch)
         optimiser.zero_grad(set_to_none=True)
         (reconstruction + KL_WEIGHT * kl).backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        decay = min(0.998, (step + 1 - first) / (step + 10 - first))
-        torch._foreach_lerp_(list(average.parameters()), list(vae.parameters()), 1 - decay)
+        torch._foreach_lerp_(average, parameters, 1 - min(0.998, (step + 1 - first) / (step + 10 - first)))
         seen = reconstruction.item() if step == first else 0.95 * seen + 0.05 * reconstruction.item()
-        if step % 100 == 0 or step == steps - 1:
-            rate_s = (step + 1 - first) / (time.monotonic() - started)
-            say(f"vae {step}/{steps} reconstruction {seen:.4f} kl {kl.item():.3f} {rate_s:.2f} it/s")
-        if step % 250 == 249 or step == steps - 1:
-            save_file(average.state_dict(), path, metadata={"step": str(step + 1)})
+        last = step == steps - 1
+        if step % 100 == 0 or last:
+            speed = (step + 1 - first) / (time.monotonic() - started)
+            say(f"{path.stem} {step}/{steps} reconstruction {seen:.4f} kl {kl.item():.3f} {speed:.2f} it/s")
+        if step % 250 == 249 or last:
+            _save_average(vae, parameters, average, path, step + 1)
 
 
-def load_vae(folder: Path, scaling_factor: float = 1.0) -> AutoencoderKL:
-    """The trained toy VAE."""
+@torch.no_grad()
+def _save_average(
+    vae: AutoencoderKL, parameters: list[torch.Tensor], average: list[torch.Tensor], path: Path, step: int
+) -> None:
+    """Writes the VAE with averaged weights, leaving it as it is."""
+    current = [parameter.detach().clone() for parameter in parameters]
+    torch._foreach_copy_(parameters, average)
+    temporary = path.with_suffix(".tmp")
+    save_file(vae.state_dict(), temporary, metadata={"step": str(step)})
+    temporary.replace(path)
+    torch._foreach_copy_(parameters, current)
+
+
+def load_vae(folder: Path, scaling_factor: float = 1.0, name: str = "vae.safetensors") -> AutoencoderKL:
+    """The trained toy VAE; `name` decoder.safetensors for the one with the decoder trained to the end."""
     vae = AutoencoderKL(**{**VAE, "scaling_factor": scaling_factor})
-    vae.load_state_dict(load_file(folder / "vae.safetensors"))
+    vae.load_state_dict(load_file(folder / name))
     return vae.eval().requires_grad_(False)
