@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
 from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from adapter_lab.training.bases.families import FAMILIES, VAE, block_types
 from adapter_lab.training.bases.layout import layout, layout_of
@@ -111,13 +115,17 @@ def tiny_layout(family: str) -> Layout:
 
     Pass it to `write_random_checkpoint`, which also writes its `.metadata`.
     """
-    configs = tiny_configs(family)
-    text_encoders = {part: configs[part] for part in ("te1", "te2") if part in configs}
-    shapes = Layout(layout_of(family, configs["unet"], configs["vae"], text_encoders))
-    if family == "sd15":
-        shapes["alphas_cumprod"] = (1000,)
+    shapes = Layout(_tiny_shapes(family))
     shapes.metadata = tiny_metadata(family)
     return shapes
+
+
+@cache
+def _tiny_shapes(family: str) -> dict[str, tuple[int, ...]]:
+    configs = tiny_configs(family)
+    text_encoders = {part: configs[part] for part in ("te1", "te2") if part in configs}
+    shapes = layout_of(family, configs["unet"], configs["vae"], text_encoders)
+    return {**shapes, "alphas_cumprod": (1000,)} if family == "sd15" else shapes
 
 
 def write_random_checkpoint(
@@ -174,3 +182,61 @@ def _random(name: str, shape: tuple[int, ...], pool: Tensor, generator: torch.Ge
     if len(shape) < 2:
         return 0.05 * values
     return values * (0.5 / math.sqrt(math.prod(shape[1:])))
+
+
+def tiny_modules(family: str, seed: int = 0) -> tuple[Any, Any, dict[str, Any]]:
+    """UNet, VAE and text encoders of a tiny model, made by diffusers and transformers alone, all parameters random."""
+    configs = tiny_configs(family)
+    unet, vae = UNet2DConditionModel(**configs["unet"]), AutoencoderKL(**configs["vae"])
+    encoders: dict[str, Any] = {"te1": CLIPTextModel(CLIPTextConfig(**configs["te1"]))}
+    if "te2" in configs:
+        encoders["te2"] = CLIPTextModelWithProjection(CLIPTextConfig(**configs["te2"]))
+    generator = torch.Generator().manual_seed(seed)
+    for module in (unet, vae, *encoders.values()):
+        module.requires_grad_(False).eval()
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim == 1:  # norms and biases start at 1 and 0, where a lost one would go unnoticed
+                parameter.copy_((1 if name.endswith("weight") else 0) + 0.1 * noise)
+            else:
+                scale = 0.3 if "embedding" in name else 0.5 / math.sqrt(parameter[0].numel())
+                parameter.copy_(noise * scale)
+    return unet, vae, encoders
+
+
+def write_diffusers_folder(
+    folder: str | Path,
+    family: str,
+    seed: int = 0,
+    *,
+    variant: str = "",
+    ending: str = ".safetensors",
+    dtype: torch.dtype = torch.float32,
+    scheduler: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the `tiny_modules` of a family as a diffusers pipeline folder; returns its path.
+
+    `variant` "fp16" gives file names such as `model.fp16.safetensors`; `ending` ".bin" gives pickles.
+    """
+    folder = Path(folder)
+    unet, vae, encoders = tiny_modules(family, seed)
+    parts = {"unet": unet, "vae": vae, "text_encoder": encoders["te1"]}
+    if "te2" in encoders:
+        parts["text_encoder_2"] = encoders["te2"]
+    for name, module in parts.items():
+        (folder / name).mkdir(parents=True)
+        config = dict(module.config) if isinstance(module.config, Mapping) else module.config.to_dict()
+        (folder / name / "config.json").write_text(json.dumps(config, default=str))
+        stem = "model" if name.startswith("text") and ending == ".safetensors" else "diffusion_pytorch_model"
+        stem = "pytorch_model" if name.startswith("text") and ending == ".bin" else stem
+        state = {key: tensor.to(dtype).contiguous() for key, tensor in module.state_dict().items()}
+        file = folder / name / f"{stem}{'.' + variant if variant else ''}{ending}"
+        torch.save(state, file) if ending == ".bin" else save_file(state, file)
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(byte_vocabulary()))
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "scheduler").mkdir()
+    schedule = {"_class_name": "EulerDiscreteScheduler", "prediction_type": "epsilon", **(scheduler or {})}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(schedule))
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    return folder

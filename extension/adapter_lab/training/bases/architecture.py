@@ -108,7 +108,7 @@ def vae_config(shapes: Shapes, family: str) -> dict[str, Any]:
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         "latent_channels": shape("decoder.conv_in")[1],
         "scaling_factor": FAMILIES[family].scaling_factor,
-        "force_upcast": family == "sdxl",
+        "force_upcast": True,  # read for SDXL only, whose VAE overflows in fp16 unless this says it was mended
         "use_quant_conv": "quant_conv" in paths,
         "use_post_quant_conv": "post_quant_conv" in paths,
         "mid_block_add_attention": "encoder.mid_block.attentions.0.to_q" in paths,

@@ -125,7 +125,7 @@ class Base:
     def load_vae(self, dtype: torch.dtype, device: Device = "cpu") -> Any:
         """The AutoencoderKL, frozen; SDXL's overflows in fp16: then in bf16 where the device has it, else in fp32."""
         component = self.components["vae"]
-        if dtype == torch.float16 and component.config["force_upcast"]:
+        if dtype == torch.float16 and self.family == "sdxl" and component.config["force_upcast"]:
             dtype = torch.bfloat16 if _has_bf16(torch.device(device)) else torch.float32
         return component.load(lambda: new_vae(component.config), dtype, device)
 

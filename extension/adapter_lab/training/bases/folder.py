@@ -22,7 +22,13 @@ from adapter_lab.training.bases.components import Component
 from adapter_lab.training.bases.families import FAMILIES
 from adapter_lab.training.bases.ldm import ldm_state
 from adapter_lab.training.bases.names import OLD_VAE_ATTENTION, VAE
-from adapter_lab.training.bases.single_file import Opened, identify, open_single_file, vae_component
+from adapter_lab.training.bases.single_file import (
+    Opened,
+    architecture_metadata,
+    identify,
+    open_single_file,
+    vae_component,
+)
 from adapter_lab.training.bases.sources import ShardedWeights, Weights, open_weights
 
 # File names of a component's weights before the ending, and variants in order of preference.
@@ -151,12 +157,12 @@ def open_vae(path: Path, family: str) -> Component:
         folder = path / "vae" if (path / "vae").is_dir() else path
         return _diffusers_vae(component_weights(folder), _json(folder / "config.json"), path, family)
     weights = open_weights(path)
-    shapes = weights.shapes
+    shapes, stated = weights.shapes, architecture_metadata(weights).get("vae", {})
     for prefix in (VAE, ""):
         if f"{prefix}encoder.down.0.block.0.conv1.weight" in shapes:
-            return vae_component(weights, shapes, family, {}, prefix)
+            return vae_component(weights, shapes, family, stated, prefix)
     if "encoder.down_blocks.0.resnets.0.conv1.weight" in shapes:
-        return _diffusers_vae(weights, {}, path, family)
+        return _diffusers_vae(weights, stated, path, family)
     raise FileFormatError(f"{path} is not a VAE of SD1.5, SD2 or SDXL; choose another file, or leave base.vae empty.")
 
 

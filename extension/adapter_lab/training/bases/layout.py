@@ -45,3 +45,17 @@ def layout(family: str) -> dict[str, tuple[int, ...]]:
 def meta_unet(family: str) -> nn.Module:
     """The released UNet of a family without weights, for shape and memory studies."""
     return without_weights(lambda: new_unet(FAMILIES[family].unet))
+
+
+def meta_vae(family: str) -> nn.Module:
+    """The released VAE of a family without weights."""
+    return without_weights(lambda: new_vae(FAMILIES[family].vae))
+
+
+def meta_text_encoders(family: str) -> dict[str, nn.Module]:
+    """The released text encoders of a family ("te1", "te2") without weights."""
+    encoders = FAMILIES[family].text_encoders
+    return {
+        part: without_weights(lambda part=part, config=config: new_text_encoder(part, config))  # type: ignore[misc]
+        for part, config in encoders.items()
+    }

@@ -35,6 +35,7 @@ class ClipTokenizer:
         self.vocabulary = dict(vocabulary)
         self.start, self.end, self.length = self.vocabulary[START], self.vocabulary[END], length
         self._tokenizer = Tokenizer(BPE(self.vocabulary, list(merges), end_of_word_suffix=END_OF_WORD, unk_token=END))
+        self._tokenizer.add_special_tokens([START, END])  # hosts too take them for themselves within a text
         self._tokenizer.normalizer = normalizers.Sequence(
             [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
         )

@@ -1,0 +1,171 @@
+"""Sample pictures while training: DDIM with classifier-free guidance on the modules that are being trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import DDIMScheduler
+from PIL import Image
+from torch import Tensor, nn
+
+from adapter_lab.config import PreviewConfig
+from adapter_lab.training.bases import Base, TextEncoders, TextOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LARGEST_CHUNKS = 3
+# Decoding a picture takes about this much per pixel (256 channels of a few feature maps at full size).
+DECODE_BYTES_PER_PIXEL = {torch.float32: 5000, torch.bfloat16: 2500, torch.float16: 2500}
+TILE = 512
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """A prompt and the negative prompt as the UNet reads them, batches of one with equally many tokens."""
+
+    prompt: str
+    positive: TextOutput
+    negative: TextOutput
+
+
+@torch.no_grad()
+def encode_prompts(text_encoders: TextEncoders, preview: PreviewConfig) -> list[PromptText]:
+    """Encode all prompts of the settings; with phased loading this happens before the text encoders are freed.
+
+    Long prompts take up to 3 chunks of 75 tokens. SDXL's empty negative prompt is all zeros, as in diffusers and A1111.
+    """
+    texts = []
+    for prompt in preview.prompts:
+        chunks = text_encoders.tokenizer.chunks_needed([prompt, preview.negative], LARGEST_CHUNKS)
+        positive = text_encoders.encode([prompt], chunks)
+        negative = text_encoders.encode([preview.negative], chunks)
+        if positive.pooled is not None and not preview.negative.strip():
+            negative = TextOutput(torch.zeros_like(positive.hidden), torch.zeros_like(positive.pooled))
+        texts.append(PromptText(prompt, positive, negative))
+    return texts
+
+
+def sampler(base: Base, steps: int) -> DDIMScheduler:
+    """DDIM (Song et al. 2021) on the base's schedule with `steps` timesteps set.
+
+    Zero terminal SNR needs the last timestep, so "trailing" spacing (Lin et al. 2023); else "leading", as usual for SD.
+    """
+    scheduler = DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=0 if base.zero_terminal_snr else 1,
+        timestep_spacing="trailing" if base.zero_terminal_snr else "leading",
+        prediction_type=base.prediction,
+        rescale_betas_zero_snr=base.zero_terminal_snr,
+    )
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+@torch.no_grad()
+def sample(
+    base: Base,
+    unet: nn.Module,
+    preview: PreviewConfig,
+    texts: Sequence[PromptText],
+    *,
+    resolution: int = 0,
+    vae: nn.Module | None = None,
+    dtype: torch.dtype | None = None,
+) -> list[Image.Image]:
+    """One picture per prompt in `texts`; picture i starts from noise of seed `preview.seed + i`, drawn on the CPU.
+
+    `resolution` is the side where width or height is 0; itself 0: the base's. Sides are rounded down to whole latents.
+    `vae` None: loaded for decoding only.
+    `dtype` is what the UNet computes in, by default that of the text. Uses no global random numbers. The caller sees to
+    adapters being in eval mode and to autocast.
+    """
+    device = next(unet.parameters()).device
+    dtype = dtype or texts[0].positive.hidden.dtype
+    side = resolution or base.resolution
+    step = base.latent_scale
+    width, height = (max(step, (size or side) // step * step) for size in (preview.width, preview.height))
+    with _evaluating(unet):
+        latents = [
+            sample_latents(base, unet, preview, text, preview.seed + i, (height, width), device, dtype)
+            for i, text in enumerate(texts)
+        ]
+    vae = vae if vae is not None else base.load_vae(dtype, device)
+    return [decode(vae, latent) for latent in latents]
+
+
+def sample_latents(
+    base: Base,
+    unet: Any,
+    preview: PreviewConfig,
+    text: PromptText,
+    seed: int,
+    size: tuple[int, int],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Scaled latents (1, C, h, w) in fp32 of one picture of `size` (height, width) pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (1, base.latent_channels, size[0] // base.latent_scale, size[1] // base.latent_scale)
+    latents = torch.randn(shape, generator=generator).to(device)
+    guided = preview.guidance > 1
+    both = [text.negative, text.positive] if guided else [text.positive]
+    both = [entry.to(device, dtype) for entry in both]
+    hidden = torch.cat([entry.hidden for entry in both])
+    pooled = torch.cat([entry.pooled for entry in both if entry.pooled is not None]) if base.family == "sdxl" else None
+    count = len(both)
+    added = base.added_conditions([size] * count, [(0, 0)] * count, [size] * count, pooled)
+    scheduler = sampler(base, preview.steps)
+    for timestep in scheduler.timesteps.tolist():
+        noisy = latents.expand(count, -1, -1, -1).to(dtype)
+        answer = unet(noisy, timestep, hidden, added_cond_kwargs=added).sample.float()
+        if guided:
+            negative, positive = answer.chunk(2)
+            answer = negative + preview.guidance * (positive - negative)
+        latents = scheduler.step(answer, timestep, latents).prev_sample
+    return latents
+
+
+@torch.no_grad()
+def decode(vae: Any, latents: Tensor) -> Image.Image:
+    """The picture of scaled latents (1, C, h, w), in tiles if the device is short of memory."""
+    parameter = next(vae.parameters())
+    scale = 2 ** (len(vae.config.block_out_channels) - 1)
+    pixels = latents.shape[2] * latents.shape[3] * scale**2
+    if _is_short(parameter.device, pixels * DECODE_BYTES_PER_PIXEL.get(parameter.dtype, 5000)):
+        vae.enable_tiling()
+        vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // scale
+    latents = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
+    with torch.autocast(parameter.device.type, enabled=False):
+        picture = vae.decode(latents.to(parameter)).sample[0].float().cpu()
+    rounded = (picture * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(rounded.permute(1, 2, 0).numpy())
+
+
+def _is_short(device: torch.device, needed: int) -> bool:
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    # What torch holds but does not use is free to it as well.
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free < needed
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
