@@ -25,8 +25,10 @@ def close(one: list[tuple[int, ...]], other: list[tuple[int, ...]], tolerance: i
 
 @pytest.mark.parametrize("suffix", [suffix for suffix in images.PICTURE_SUFFIXES if suffix != ".jxl"])
 def test_every_format_is_read(tmp_path: Path, suffix: str) -> None:
-    if not images.supported(suffix):
-        pytest.fail(f"this Pillow cannot read {suffix}") if suffix != ".avif" else pytest.skip("Pillow without AVIF")
+    if suffix == ".avif" and not images.supported(suffix):  # Pillow before 11.3 without its add-on
+        with pytest.raises(PictureError, match="install pillow-avif-plugin"):
+            inspect_picture(tmp_path / "a.avif")
+        return
     path = write(tmp_path, f"a{suffix}", quarters(64, 48))
     info = inspect_picture(path)
     assert (info.width, info.height, info.has_alpha, info.is_animated) == (64, 48, False, False)
@@ -124,7 +126,6 @@ MODES: dict[str, tuple[Callable[[], Image.Image], str, list[tuple[int, ...]]]] =
     "16-bit grey TIFF": (sixteen_bit_grey, "tif", [(0x10,) * 3, (0xC0,) * 3] * 2),
     "CMYK TIFF": (lambda: quarters(64, 48).convert("CMYK"), "tif", UPRIGHT),
     "CMYK JPEG": (lambda: quarters(64, 48).convert("CMYK"), "jpg", UPRIGHT),
-    "YCbCr TIFF": (lambda: quarters(64, 48).convert("YCbCr"), "tif", UPRIGHT),
     "float TIFF": (lambda: Image.new("F", (64, 48), 0.5), "tif", [(128, 128, 128)] * 4),
 }
 
