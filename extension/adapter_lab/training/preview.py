@@ -62,7 +62,7 @@ def sampler(base: Base, steps: int) -> DDIMScheduler:
         beta_schedule="scaled_linear",
         clip_sample=False,
         set_alpha_to_one=False,
-        steps_offset=0 if base.zero_terminal_snr else 1,
+        steps_offset=1,
         timestep_spacing="trailing" if base.zero_terminal_snr else "leading",
         prediction_type=base.prediction,
         rescale_betas_zero_snr=base.zero_terminal_snr,

@@ -209,6 +209,7 @@ def open_base(config: BaseConfig) -> Base:
     if opened.family == "sd2" and config.clip_skip == 1:
         raise ConfigError("base.clip_skip 1 is not how SD2 was trained, and no host reads its last layer; use 0 or 2.")
     depth = min(components[part].config["num_hidden_layers"] for part in TEXT_PARTS if part in components)
+    depth += opened.family == "sd2"  # whose last layer is not loaded, but counted
     clip_skip = config.clip_skip or FAMILIES[opened.family].clip_skip
     if clip_skip > depth:
         raise ConfigError(f"base.clip_skip is {clip_skip}, but the text encoder of {path} has only {depth} layers.")
