@@ -75,27 +75,38 @@ def from_tables(tables: Mapping[str, Any], where: str, into: TrainConfig | None 
 
 
 def set_options(config: TrainConfig, changes: Iterable[str]) -> TrainConfig:
-    """A copy of `config` with `section.name=value` changes; lists as TOML or JSON, as in `preview.prompts=["a", "b"]`.
-
-    Raises ConfigError with every change that is not understood.
-    """
+    """A copy of `config` with `section.name=value` changes; see `parse_changes`."""
     tables: dict[str, dict[str, Any]] = {}
+    for path, value in parse_changes(changes).items():
+        section, name = path.split(".")
+        tables.setdefault(section, {})[name] = value
+    return from_tables(tables, "--set", config)
+
+
+def parse_changes(changes: Iterable[str]) -> dict[str, Any]:
+    """`section.name=value` texts as {"section.name": value}, each of its setting's type.
+
+    Lists are TOML or JSON, as in `preview.prompts=["a", "b"]`. Raises ConfigError with every change that is not
+    understood.
+    """
+    values: dict[str, Any] = {}
     problems: list[str] = []
     owners = dict(sections())
     for change in changes:
-        path, equals, text = change.partition("=")
-        section, dot, name = path.strip().partition(".")
+        path, equals, text = (part.strip() for part in change.partition("="))
+        section, dot, name = path.partition(".")
         if not equals or not dot:
             problems.append(f"{change!r} is not of the form section.name=value.")
         elif section not in owners or name not in _names(owners[section]):
-            problems.append(_unknown(path.strip(), name))
+            problems.append(_unknown(path, name))
         else:
+            kind = type_of(owners[section], name)
             try:
-                tables.setdefault(section, {})[name] = parse_value(text, type_of(owners[section], name))
+                values[path] = _converted(parse_value(text, kind), kind, path, problems)
             except ValueError as error:
-                problems.append(f"{section}.{name} must be {error}, but is {text.strip()!r}.")
+                problems.append(f"{path} must be {error}, but is {text!r}.")
     _raise("--set", problems)
-    return from_tables(tables, "--set", config)
+    return values
 
 
 def parse_value(text: str, kind: Any) -> Any:
@@ -162,6 +173,8 @@ def _converted(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
             return []
         return [_converted(entry, item, f"{where}[{index}]", problems) for index, entry in enumerate(value)]
     if dataclasses.is_dataclass(kind):
+        if isinstance(value, kind):  # type: ignore[arg-type]
+            return value
         if not isinstance(value, dict):
             problems.append(f"{where} must be a table such as {{match = ...}}, but is {value!r}.")
             return kind()  # type: ignore[operator]

@@ -1,0 +1,55 @@
+"""The `adapter-lab` command: train, resume, estimate, inspect, apply and more.
+
+Exit status: 0 done, 1 an error of ours (its traceback is in a log), 2 something the person can mend, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from adapter_lab.cli.parser import make_parser
+from adapter_lab.errors import AdapterLabError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # replaced streams need not have it
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    chosen = make_parser().parse_args(arguments)
+    try:
+        return chosen.command(chosen)
+    except AdapterLabError as error:
+        if chosen.traceback:
+            traceback.print_exc()
+        print(f"adapter-lab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("adapter-lab: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if chosen.traceback:
+            traceback.print_exc()
+        print(f"adapter-lab: {type(error).__name__}: {error} ({_log()})", file=sys.stderr)
+        return 1
+
+
+def _log() -> str:
+    """Write the traceback of the error in hand to a file, and say where."""
+    path = Path(tempfile.gettempdir()) / f"adapter-lab-{os.getpid()}.log"
+    try:
+        path.write_text(traceback.format_exc(), encoding="utf-8")
+    except OSError:
+        return "run again with --traceback to see where"
+    return f"the traceback is in {path}"

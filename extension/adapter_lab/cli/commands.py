@@ -1,0 +1,199 @@
+"""What each command does. Each imports what it needs when it runs: torch and diffusers take seconds."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from adapter_lab import config_file
+from adapter_lab.cli.options import chosen_config
+from adapter_lab.config import TrainConfig
+from adapter_lab.errors import AdapterLabError
+from adapter_lab.validation import validate
+
+
+def train(chosen: argparse.Namespace) -> int:
+    """Train, showing settings and the report on the pictures first."""
+    config = _config_of(chosen, complete=True)
+    from adapter_lab.cli.console import Console, settings_summary
+
+    stream = sys.stderr if chosen.json else sys.stdout
+    print(settings_summary(config), file=stream, flush=True)
+    from adapter_lab.training.loop import train as train_adapter
+
+    console = Console(stream)
+    result = train_adapter(config, Path(chosen.run_folder) if chosen.run_folder else None, console)
+    return _finished(result, chosen.json)
+
+
+def resume(chosen: argparse.Namespace) -> int:
+    """Go on with a run folder."""
+    changes = config_file.parse_changes(chosen.set)
+    from adapter_lab.cli.console import Console
+    from adapter_lab.training.loop import resume as resume_run
+
+    result = resume_run(Path(chosen.run_folder), changes, Console(sys.stderr if chosen.json else sys.stdout))
+    return _finished(result, chosen.json)
+
+
+def _finished(result: Any, as_json: bool) -> int:
+    values = {name: _plain(getattr(result, name)) for name in (f.name for f in dataclasses.fields(result))}
+    text = f"Ended after {result.steps} steps: {result.reason}."
+    if result.steps:
+        text += f" {result.seconds_per_step:.2f} s/it, loss {result.final_loss:.4f}."
+    if result.adapters:
+        text += f"\nAdapter: {result.adapters[-1]}"
+    return _show(values, text, as_json)
+
+
+def estimate(chosen: argparse.Namespace) -> int:
+    """Predict file size, parameters and peak memory."""
+    config = _config_of(chosen, complete=False)
+    from adapter_lab.training.memory import estimate as predict
+
+    predicted = predict(config, memory=not chosen.no_memory)
+    return _show(predicted.to_dict(), predicted.text(), chosen.json)
+
+
+def report(chosen: argparse.Namespace) -> int:
+    """Report on the training folder."""
+    config = _config_of(chosen, complete=False)
+    resolution = config.dataset.resolution
+    if not resolution and config.base.checkpoint:
+        from adapter_lab.training.bases import open_base
+
+        resolution = open_base(config.base).resolution
+    elif not resolution and config.base.family != "auto":
+        from adapter_lab.training.bases.families import FAMILIES
+
+        resolution = FAMILIES[config.base.family].resolution
+    if not resolution:
+        raise AdapterLabError(
+            "The report needs a resolution: give --resolution, or --base with a checkpoint or family."
+        )
+    from adapter_lab.training.dataset import scan
+
+    found = scan(config.dataset, resolution).report(config.run.batch_size, config.optimizer.gradient_accumulation)
+    return _show(found.to_dict(), found.text(), chosen.json)
+
+
+def inspect(chosen: argparse.Namespace) -> int:
+    """Show what adapter files hold."""
+    from adapter_lab.adapters.inspect import describe
+
+    described = [describe(path) for path in chosen.adapter]
+    if not chosen.modules:
+        for entry in described:
+            entry["modules"] = len(entry["modules"])
+    text = "\n\n".join(_outline(entry) for entry in described)
+    return _show(described if len(described) > 1 else described[0], text, chosen.json)
+
+
+def apply(chosen: argparse.Namespace) -> int:
+    """Write a checkpoint with adapters applied."""
+    from adapter_lab.adapters.apply import apply_adapters
+
+    adapters = [_file_and_strength(text) for text in chosen.adapter]
+    done = apply_adapters(chosen.base, adapters, chosen.out, changed_only=chosen.changed_only, dtype=chosen.dtype)
+    return _show(done.to_dict(), done.text(), chosen.json)
+
+
+def _file_and_strength(text: str) -> tuple[str, float]:
+    """`FILE` or `FILE:STRENGTH`; a drive letter's colon is part of the file."""
+    path, colon, strength = text.rpartition(":")
+    try:
+        return (path, float(strength)) if colon and path else (text, 1.0)
+    except ValueError:
+        return text, 1.0
+
+
+def import_kohya(chosen: argparse.Namespace) -> int:
+    """Make a configuration from kohya's files, and list what it does not say."""
+    from adapter_lab.kohya import import_kohya as import_files
+
+    imported = import_files(*(Path(name) for name in chosen.files))
+    text = config_file.dumps(imported.config)
+    left_out = [str(entry) for entry in imported.left_out]
+    if chosen.out:
+        config_file.write(imported.config, chosen.out)
+    values = {
+        "config": config_file.parse_toml(text),
+        "left_out": [dataclasses.asdict(entry) for entry in imported.left_out],
+        "ignored": imported.ignored,
+    }
+    lines = [f"Not carried over ({len(left_out)}):", *(f"  {line}" for line in left_out)] if left_out else []
+    if imported.ignored:
+        lines += [f"Had no effect there either ({len(imported.ignored)}):", *(f"  {line}" for line in imported.ignored)]
+    if not chosen.json:
+        print("\n".join(lines or ["Everything was carried over."]), file=sys.stdout if chosen.out else sys.stderr)
+    return _show(values, f"Wrote {chosen.out}." if chosen.out else text.rstrip("\n"), chosen.json)
+
+
+def config(chosen: argparse.Namespace) -> int:
+    """Write the configuration that the options make."""
+    made = _config_of(chosen, complete=False)
+    if chosen.out:
+        config_file.write(made, chosen.out, chosen.short)
+        print(f"Wrote {chosen.out}.")
+    else:
+        print(config_file.dumps(made, chosen.short), end="")
+    return 0
+
+
+def presets(chosen: argparse.Namespace) -> int:
+    """List the presets."""
+    from adapter_lab.presets import preset_table
+
+    rows = preset_table()
+    width = max(map(len, rows))
+    return _show(rows, "\n".join(f"{name:<{width}}  {about}" for name, about in rows.items()), chosen.json)
+
+
+def demo(chosen: argparse.Namespace) -> int:
+    """Train on the toy world and compare."""
+    from adapter_lab.demo.run import run_demo
+
+    result = run_demo(Path(chosen.out))
+    return _show(result.to_dict(), result.text(), chosen.json)
+
+
+# Shared
+
+
+def _config_of(chosen: argparse.Namespace, complete: bool) -> TrainConfig:
+    made, remarks = chosen_config(chosen)
+    for sentence in [*remarks, *validate(made, complete)]:
+        print(f"Note: {sentence}", file=sys.stderr)
+    return made
+
+
+def _show(values: Any, text: str, as_json: bool) -> int:
+    print(json.dumps(_plain(values), indent=2, ensure_ascii=False) if as_json else text)
+    return 0
+
+
+def _plain(value: Any) -> Any:
+    """`value` with only what JSON can hold."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def _outline(values: Any, depth: int = 0) -> str:
+    """Nested values for people, a line each; long texts are cut."""
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            lines += [f"{'  ' * depth}{key}:", _outline(value, depth + 1)]
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            lines.append(f"{'  ' * depth}{key}: {shown if len(shown) <= 300 else shown[:300] + ' ...'}")
+    return "\n".join(lines)

@@ -1,0 +1,119 @@
+"""Presets: settings tried together, named base-type-memory, such as `sdxl-lokr-8gb`, and the study's recipe.
+
+A preset is the sum of one row of each table. What fits is predicted by `training.memory`, see docs/presets.md.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from adapter_lab.config import TrainConfig
+from adapter_lab.config_file import from_tables
+from adapter_lab.errors import ConfigError
+
+Tables = Mapping[str, Mapping[str, Any]]
+
+BASES: dict[str, tuple[str, Tables]] = {
+    "sd15": ("SD1.5", {"base": {"family": "sd15"}, "dataset": {"resolution": 512}}),
+    "sd2": ("SD2", {"base": {"family": "sd2"}, "dataset": {"resolution": 768}}),
+    "sdxl": ("SDXL", {"base": {"family": "sdxl"}, "dataset": {"resolution": 1024}}),
+}
+
+TYPES: dict[str, tuple[str, Tables]] = {
+    "lora": ("LoRA", {"network": {"algo": "lora", "dim": 32, "alpha": 16.0}}),
+    "locon": (
+        "LoCon",
+        {"network": {"algo": "lora", "dim": 32, "alpha": 16.0, "conv_dim": 32, "conv_alpha": 16.0, "tucker": True}},
+    ),
+    "loha": (
+        "LoHa",
+        {"network": {"algo": "loha", "dim": 8, "alpha": 4.0, "conv_dim": 8, "conv_alpha": 4.0, "tucker": True}},
+    ),
+    "lokr": (
+        "LoKr, factor 4",
+        {
+            "network": {"algo": "lokr", "dim": 32, "alpha": 16.0, "conv_dim": 32, "conv_alpha": 16.0}
+            | {"tucker": True, "factor": 4}
+        },
+    ),
+    "glora": ("GLoRA", {"network": {"algo": "glora", "dim": 16, "alpha": 8.0, "conv_dim": 16, "conv_alpha": 8.0}}),
+    "diag-oft": ("diag-OFT", {"network": {"algo": "diag-oft", "dim": 16, "conv_dim": 16}}),
+    "dora": ("DoRA over LoRA", {"network": {"algo": "lora", "dim": 16, "alpha": 8.0, "dora": True}}),
+}
+
+# Memory of the card in GB -> what goes with it; (base, GB).
+_WITH_TEXT: Tables = {"network": {"train_te": True}}
+_FP8: Tables = {"precision": {"base_weights": "fp8"}}
+
+
+def _batch(size: int) -> Tables:
+    return {"run": {"batch_size": size}}
+
+
+TIERS: dict[tuple[str, int], tuple[Tables, ...]] = {
+    ("sd15", 6): (_batch(2), _WITH_TEXT),
+    ("sd15", 8): (_batch(4), _WITH_TEXT),
+    ("sd15", 12): (_batch(8), _WITH_TEXT),
+    ("sd15", 16): (_batch(8), _WITH_TEXT),
+    ("sd15", 24): (_batch(16), _WITH_TEXT),
+    ("sd2", 6): (_batch(1), _WITH_TEXT),
+    ("sd2", 8): (_batch(2), _WITH_TEXT),
+    ("sd2", 12): (_batch(4), _WITH_TEXT),
+    ("sd2", 16): (_batch(6), _WITH_TEXT),
+    ("sd2", 24): (_batch(8), _WITH_TEXT),
+    ("sdxl", 6): (_batch(1), _FP8),
+    ("sdxl", 8): (_batch(1), _WITH_TEXT, _FP8),
+    ("sdxl", 12): (_batch(2), _WITH_TEXT),
+    ("sdxl", 16): (_batch(4), _WITH_TEXT),
+    ("sdxl", 24): (_batch(6), _WITH_TEXT),
+}
+STUDY = "study-sdxl-8gb"
+# Prodigy with the study's arguments is this program's default; they are spelled out so that they stay the study's.
+STUDY_TABLES: Tables = {
+    "base": {"family": "sdxl"},
+    "dataset": {"resolution": 1024},
+    "network": {"algo": "lora", "dim": 32, "alpha": 16.0, "train_te": True},
+    "optimizer": {
+        "name": "prodigy",
+        "lr": 1.0,
+        "decouple": True,
+        "weight_decay": 0.01,
+        "d_coef": 0.5,
+        "use_bias_correction": True,
+        "betas": [0.9, 0.99],
+        "slice_p": 10,
+        "safeguard_warmup": True,
+        "growth_rate": 1.01,
+    },
+    "precision": {"base_weights": "fp8", "gradient_checkpointing": True, "phased_loading": True},
+    "run": {"batch_size": 2, "minutes": 450.0},
+    "save": {"every_steps": 200, "dtype": "fp16"},
+}
+
+
+def preset_table() -> dict[str, str]:
+    """Every preset's name with what it is for."""
+    table = {STUDY: "The study's recipe: SDXL at 1024 px, LoRA 32 with both text encoders, batch 2, 450 minutes, 8 GB."}
+    for base, gigabytes in TIERS:
+        for kind in TYPES:
+            about = f"{TYPES[kind][0]} on {BASES[base][0]} with {gigabytes} GB of GPU memory."
+            table[f"{base}-{kind}-{gigabytes}gb"] = about
+    return table
+
+
+def preset(name: str) -> TrainConfig:
+    """The configuration of a preset; raises ConfigError for an unknown name, with the nearest known one."""
+    if name == STUDY:
+        return from_tables(STUDY_TABLES, f"Preset {name}")
+    if name not in preset_table():
+        near = difflib.get_close_matches(name, preset_table(), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise ConfigError(f"There is no preset {name}{hint} `adapter-lab presets` lists them all.")
+    base, rest = name.split("-", 1)
+    kind, memory = rest.rsplit("-", 1)
+    config = TrainConfig()
+    for tables in (BASES[base][1], TYPES[kind][1], *TIERS[base, int(memory.removesuffix("gb"))]):
+        config = from_tables(tables, f"Preset {name}", config)
+    return config
