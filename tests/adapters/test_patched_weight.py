@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adapter_lab.adapters.base import FileOptions, patch, patch_bias
+from adapter_lab.adapters.base import FileOptions, patch, patch_, patch_bias
 from adapter_lab.adapters.file import adapter_from_tensors
 from tests.adapters.lycoris_modules import CASES, LAYERS, file_tensors, inputs, trained
 
@@ -47,6 +47,9 @@ def test_patched_weight_reproduces_the_trained_forward_at_any_strength(name: str
         output = run(layer, x, weight, patch_bias(base_bias, adapter, strength))
         expected = untouched + strength * (trained_output - untouched)
         assert (output - expected).norm() <= tolerance * expected.norm(), strength
+        in_place = base.clone()
+        patch_(in_place, adapter, strength)
+        assert (in_place - weight).norm() <= 1e-14 * weight.norm()
     assert torch.equal(patch(base, adapter, 0.0), base)
     single = patch(base.float(), adapter, 1.0)
     assert single.dtype == torch.float32

@@ -71,6 +71,10 @@ class Adapter(ABC):
         """W': the weight the trained network used, for base weight W."""
         return base + self.delta(base)
 
+    def add_delta(self, weight: Tensor, strength: float) -> None:
+        """Turn W, in fp32 or fp64, into W + m (W' - W) in place."""
+        weight.add_(self.delta(weight), alpha=strength)
+
     def bias(self, base: Tensor | None) -> Tensor | None:
         """b': the bias the trained network used, for base bias b (None: the layer has none)."""
         if self.bias_delta is None:
@@ -96,14 +100,27 @@ def patch(base: Tensor, adapter: Adapter, strength: float) -> Tensor:
     return torch.add(weight, adapter.delta(weight), alpha=strength).to(base.dtype)
 
 
+def patch_(weight: Tensor, adapter: Adapter, strength: float) -> None:
+    """Turn W, in fp32 or fp64, into W + m (W' - W) in place."""
+    if strength != 0:
+        adapter.add_delta(weight, strength)
+
+
 def patch_bias(base: Tensor | None, adapter: Adapter, strength: float) -> Tensor | None:
     """b + m (b' - b), rounded as `patch` does; None if the layer has no bias and the adapter brings none."""
     if adapter.bias_delta is None or strength == 0:
         return base
     if base is None:
         return adapter.bias_delta * strength
-    bias = base.to(working_dtype(base.dtype))
-    return torch.add(bias, like(adapter.bias_delta, bias).reshape(bias.shape), alpha=strength).to(base.dtype)
+    bias = base.to(working_dtype(base.dtype), copy=True)
+    patch_bias_(bias, adapter, strength)
+    return bias.to(base.dtype)
+
+
+def patch_bias_(bias: Tensor, adapter: Adapter, strength: float) -> None:
+    """Turn b, in fp32 or fp64, into b + m (b' - b) in place."""
+    if adapter.bias_delta is not None:
+        bias.add_(like(adapter.bias_delta, bias).reshape(bias.shape), alpha=strength)
 
 
 def scale_of(tensors: Tensors, dim: int) -> float:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from adapter_lab.adapters.norm import Norm
 from adapter_lab.adapters.oft import DiagOFT
 from adapter_lab.adapters.oftv2 import OFTv2
 from adapter_lab.adapters.options import peft_alpha, read_options
-from adapter_lab.adapters.tensors import TensorFile, TensorInfo
+from adapter_lab.adapters.tensors import TensorFile, TensorInfo, is_finite
 from adapter_lab.errors import FileFormatError
 
 # A new algorithm is a new file with an Adapter class and one name here.
@@ -154,7 +155,7 @@ class AdapterFile:
             )
         if suffix not in FLAGS and not info.dtype.is_floating_point:
             raise FileFormatError(f"{self.path}: {info.key} should hold floating-point numbers but holds {info.dtype}.")
-        if suffix in ("alpha", "scalar", "on_input") and torch.Size(info.shape).numel() != 1:
+        if suffix in ("alpha", "scalar", "on_input") and info.numel != 1:
             raise FileFormatError(f"{self.path}: {info.key} should be one number but has shape {list(info.shape)}.")
 
     def _shapes(self, name: str) -> dict[str, tuple[int, ...]]:
@@ -170,16 +171,51 @@ class AdapterFile:
         """The adapter of module `name`; dtype None keeps the file's. Raises FileFormatError for NaN or mismatches."""
         infos = self.modules[name]
         read = self.file.read_many(info.key for info in infos.values())
-        tensors: dict[str, Tensor] = {}
-        for suffix, info in infos.items():
-            tensor = read[info.key]
-            if tensor.is_floating_point() and not tensor.to(torch.float32).isfinite().all():
-                raise FileFormatError(
-                    f"{self.path} is unusable: {info.key} holds NaN or infinity; its training failed."
-                )
-            tensors[suffix] = tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
-        if "alpha" not in tensors and "lora_down.weight" in tensors:
-            alpha = peft_alpha(self.metadata, name, tensors["lora_down.weight"].shape[0])
+        tensors = {suffix: self._finite(info, read[info.key]) for suffix, info in infos.items()}
+        if dtype is not None:
+            tensors = {suffix: t.to(dtype) if t.is_floating_point() else t for suffix, t in tensors.items()}
+        return self._adapter(name, tensors)
+
+    def outline(self, name: str) -> Adapter:
+        """The adapter of module `name` with its shapes and single numbers but no other values: cheap, for `fits`.
+
+        Raises FileFormatError as `load` does.
+        """
+        tensors = {
+            suffix: self._numbers[info.key] if info.key in self._numbers else torch.empty(1).expand(info.shape)
+            for suffix, info in self.modules[name].items()
+        }
+        return self._adapter(name, tensors)
+
+    @cached_property
+    def _numbers(self) -> dict[str, Tensor]:
+        """Every tensor that is a single number (alpha, scalar, flags), by key."""
+        infos = (info for suffixes in self.modules.values() for info in suffixes.values())
+        return self.file.read_many(info.key for info in infos if info.shape in ((), (1,)))
+
+    def has_weight(self, name: str) -> bool:
+        """Whether module `name` changes the layer's weight, not only its bias."""
+        return set(self.modules[name]) != {"diff_b"}
+
+    def has_bias(self, name: str) -> bool:
+        """Whether module `name` also changes the layer's bias."""
+        return not {"diff_b", "b_norm"}.isdisjoint(self.modules[name])
+
+    def load_bias(self, name: str) -> Adapter:
+        """The adapter of module `name` as far as its bias goes; the difference of the weight is not read."""
+        infos = self.modules[name]
+        info = infos["diff_b"] if "diff_b" in infos else infos["b_norm"]
+        return self._adapter(name, {"diff_b": self._finite(info, self.file.read(info.key))})
+
+    def _finite(self, info: TensorInfo, tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point() and not is_finite(tensor):
+            raise FileFormatError(f"{self.path} is unusable: {info.key} holds NaN or infinity; its training failed.")
+        return tensor
+
+    def _adapter(self, name: str, tensors: dict[str, Tensor]) -> Adapter:
+        down = tensors.get("lora_down.weight")
+        if "alpha" not in tensors and down is not None:
+            alpha = peft_alpha(self.metadata, name, down.shape[0])
             if alpha is not None:
                 tensors["alpha"] = torch.tensor(alpha, dtype=torch.float64)
         options = self.options if not name.startswith("base_model.") else replace(self.options, peft=True)

@@ -50,6 +50,14 @@ class LoRA(Adapter):
         up = like(self.up, base).flatten(1) * self.scale
         return low_rank(up, like(self.down, base), None if self.mid is None else like(self.mid, base), base.shape)
 
+    def add_delta(self, weight: Tensor, strength: float) -> None:
+        if self.mid is not None or not weight.is_contiguous():
+            super().add_delta(weight, strength)
+            return
+        # Without any further in x out tensor.
+        up, down = like(self.up, weight).flatten(1), like(self.down, weight).flatten(1)
+        weight.view(weight.shape[0], -1).addmm_(up, down, alpha=strength * self.scale)
+
 
 def low_rank(up: Tensor, down: Tensor, mid: Tensor | None, shape: tuple[int, ...]) -> Tensor:
     """up down, reshaped to `shape`; with a core mid (r, r, kh, kw) its Tucker product. up: (out, r), down: (r, ...)."""

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -55,6 +55,11 @@ class TensorInfo:
     start: int
     end: int
 
+    @property
+    def numel(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
 
 class TensorFile:
     """A safetensors file, of which only the header is read until a tensor is asked for."""
@@ -87,44 +92,39 @@ class TensorFile:
         """Shapes of all tensors by name."""
         return {key: info.shape for key, info in self.tensors.items()}
 
-    def read(self, key: str) -> Tensor:
-        """The whole tensor `key`, on the CPU, in the file's dtype."""
-        return self.read_many([key])[key]
+    def read(self, key: str, scratch: Scratch | None = None) -> Tensor:
+        """The whole tensor `key`, on the CPU, in the file's dtype; in the memory of `scratch` if given."""
+        with self.path.open("rb") as file:
+            return self._read(file, self.tensors[key], scratch)
 
     def read_many(self, keys: Iterable[str]) -> dict[str, Tensor]:
         """Several tensors by name, the file opened once."""
         found: dict[str, Tensor] = {}
         with self.path.open("rb") as file:
             for key in keys:
-                info = self.tensors[key]
-                found[key] = tensor_from_bytes(self._bytes(file, info), info)
+                found[key] = self._read(file, self.tensors[key])
         return found
 
-    def copy_bytes(self, source: BinaryIO, key: str, write: Callable[[bytes], Any]) -> None:
-        """Hand the raw bytes of tensor `key` to `write` in chunks; `source` is this file, opened for reading."""
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """The raw bytes of tensor `key`, a few MB at a time."""
         info = self.tensors[key]
-        source.seek(info.start)
-        left = info.end - info.start
-        while left:
-            chunk = source.read(min(left, COPY_CHUNK))
-            if not chunk:
-                raise FileFormatError(f"{self.path} is cut short: the bytes of {key} are missing.")
-            write(chunk)
-            left -= len(chunk)
+        with self.path.open("rb") as file:
+            file.seek(info.start)
+            left = info.end - info.start
+            while left:
+                chunk = file.read(min(left, COPY_CHUNK))
+                if not chunk:
+                    raise FileFormatError(f"{self.path} is cut short: the bytes of {key} are missing.")
+                yield chunk
+                left -= len(chunk)
 
-    def _bytes(self, file: BinaryIO, info: TensorInfo) -> bytearray:
-        buffer = bytearray(info.end - info.start)
+    def _read(self, file: BinaryIO, info: TensorInfo, scratch: Scratch | None = None) -> Tensor:
+        tensor = (scratch or Scratch()).empty(info.shape, info.dtype)
+        raw = tensor.reshape(-1).view(torch.uint8).numpy().data
         file.seek(info.start)
-        if file.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
+        if file.readinto(raw) != len(raw):  # type: ignore[attr-defined]
             raise FileFormatError(f"{self.path} is cut short: the bytes of {info.key} are missing.")
-        return buffer
-
-
-def tensor_from_bytes(buffer: bytearray, info: TensorInfo) -> Tensor:
-    """The tensor that `buffer` holds, sharing its memory."""
-    if not buffer:
-        return torch.empty(info.shape, dtype=info.dtype)
-    return torch.frombuffer(buffer, dtype=info.dtype).reshape(info.shape)
+        return tensor
 
 
 def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any], int]:
@@ -201,3 +201,25 @@ def _tensor_info(key: str, entry: Any, path: Path, data_start: int) -> TensorInf
             f"{path} is damaged: tensor {key} of shape {shape} does not have as many bytes as it should."
         )
     return TensorInfo(key, tuple(shape), DTYPES[dtype], data_start + offsets[0], data_start + offsets[1])
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a floating-point tensor holds neither NaN nor infinity."""
+    if tensor.element_size() == 1:  # fp8 has no minimum
+        tensor = tensor.to(torch.float32)
+    # NaN spreads into the extremes; this is one pass without a copy, where isfinite() makes several.
+    return tensor.numel() == 0 or all(extreme.isfinite() for extreme in torch.aminmax(tensor))
+
+
+class Scratch:
+    """Memory used again for one tensor after another: fresh pages cost more than the arithmetic done in them."""
+
+    def __init__(self) -> None:
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """An uninitialised tensor; the one given before is overwritten."""
+        size = math.prod(shape) * DTYPE_BYTES[DTYPE_NAMES[dtype]]
+        if self._buffer.numel() < size:
+            self._buffer = torch.empty(size, dtype=torch.uint8)
+        return self._buffer[:size].view(dtype).reshape(shape)

@@ -1,0 +1,209 @@
+"""Apply adapter files to a single-file checkpoint, reading and writing only the tensors that are needed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adapter_lab.adapters import writing
+from adapter_lab.adapters.base import patch_, patch_bias_, working_dtype
+from adapter_lab.adapters.checkpoint import Checkpoint, open_checkpoint
+from adapter_lab.adapters.family import FAMILY_NAMES, adapter_families
+from adapter_lab.adapters.file import AdapterFile
+from adapter_lab.adapters.keys import Target, TargetTable, family_of, resolve, targets
+from adapter_lab.adapters.tensors import Scratch, is_finite
+from adapter_lab.errors import AdapterLabError, FileFormatError
+
+OUTPUT_DTYPES = {"same": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# Tensors outside these, such as a noise schedule, keep their number format whatever dtype is asked for.
+MODEL_PARTS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
+# Hashes of the base file, which are not those of the result.
+STALE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
+
+
+@dataclass
+class AppliedAdapter:
+    """What became of one adapter file: modules by their names in it."""
+
+    path: str
+    strength: float
+    applied: list[str] = field(default_factory=list)
+    not_applied: dict[str, str] = field(default_factory=dict)  # module -> reason
+    unknown: list[str] = field(default_factory=list)  # tensors of no known algorithm
+
+
+@dataclass
+class ApplyReport:
+    """What was applied to what."""
+
+    base: str
+    family: str
+    out: str
+    out_bytes: int
+    changed: int  # tensors of the checkpoint that were patched
+    adapters: list[AppliedAdapter]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**vars(self), "adapters": [vars(adapter) for adapter in self.adapters]}
+
+    def text(self) -> str:
+        """For people: how many modules of each adapter were applied, and which were not and why."""
+        lines = []
+        for adapter in self.adapters:
+            count = len(adapter.applied)
+            lines.append(f"{adapter.path} at strength {adapter.strength:g}: {count} modules applied.")
+            lines += [f"  not applied: {name}: {reason}" for name, reason in adapter.not_applied.items()]
+            lines += [f"  unknown tensor: {key}" for key in adapter.unknown]
+        return "\n".join([*lines, f"{self.changed} tensors changed; wrote {self.out} ({self.out_bytes:,} bytes)."])
+
+
+@dataclass(frozen=True)
+class Change:
+    """One module's change of one tensor of the checkpoint."""
+
+    file: AdapterFile
+    name: str
+    target: Target
+    strength: float
+    of_bias: bool
+
+
+def apply_adapters(
+    base_path: str | os.PathLike[str],
+    adapters: Sequence[tuple[str | os.PathLike[str], float]],
+    out_path: str | os.PathLike[str],
+    *,
+    changed_only: bool = False,
+    dtype: str = "same",
+) -> ApplyReport:
+    """Patch a checkpoint with adapter files at strengths, in order, each on the weight the one before left.
+
+    `changed_only` writes the patched tensors alone, under the checkpoint's names; `dtype` ("same", "fp32", "fp16",
+    "bf16") is the number format of the result. Sums run in fp32 (fp64 for fp64 checkpoints) and are rounded once.
+    Raises FileFormatError for broken files and for an adapter of another base-model family.
+    """
+    if dtype not in OUTPUT_DTYPES:
+        raise AdapterLabError(f"The dtype {dtype!r} is unknown; choose one of {', '.join(OUTPUT_DTYPES)}.")
+    out = Path(out_path)
+    if out.exists() and any(out.samefile(path) for path in (base_path, *(path for path, _ in adapters))):
+        raise AdapterLabError(f"{out} is one of the files to be read; give the result another name.")
+    base = open_checkpoint(base_path)
+    table = _targets(base)
+    family = family_of(base.shapes)
+    changes: dict[str, list[Change]] = {}
+    reports = [_plan(base, table, family, AdapterFile.open(path), strength, changes) for path, strength in adapters]
+    layout = {
+        key: (shape, _output_dtype(key, base.dtypes[key], OUTPUT_DTYPES[dtype]))
+        for key, shape in base.shapes.items()
+        if not changed_only or key in changes
+    }
+    metadata = {key: value for key, value in base.metadata.items() if key not in STALE}
+    metadata["adapter_lab.applied"] = json.dumps([[Path(report.path).name, report.strength] for report in reports])
+
+    scratch = (Scratch(), Scratch())
+
+    def read(key: str) -> Any:
+        if key not in changes and layout[key][1] == base.dtypes[key]:
+            return base.chunks(key)
+        return writing.raw_bytes(_patched(base, key, changes.get(key, []), layout[key][1], scratch))
+
+    with torch.inference_mode():
+        size = writing.write_tensors(out, layout, metadata, read)
+    return ApplyReport(str(base_path), family, str(out), size, len(changes), reports)
+
+
+def _targets(base: Checkpoint) -> TargetTable:
+    try:
+        return targets(base.shapes)
+    except FileFormatError as error:
+        raise FileFormatError(f"{base.path} cannot be used: {error}") from None
+
+
+def _plan(
+    base: Checkpoint,
+    table: TargetTable,
+    family: str,
+    file: AdapterFile,
+    strength: float,
+    changes: dict[str, list[Change]],
+) -> AppliedAdapter:
+    """Sort the modules of an adapter into those that apply, added to `changes`, and those that do not, with reasons."""
+    trained_for = adapter_families(file)
+    if family not in trained_for:
+        known = " or ".join(FAMILY_NAMES[one] for one in trained_for)
+        raise FileFormatError(
+            f"{file.path} was trained for {known}, but {base.path} is an {FAMILY_NAMES[family]} checkpoint; "
+            "choose an adapter of the same family."
+        )
+    report = AppliedAdapter(str(file.path), strength, unknown=list(file.unknown))
+    taken: dict[str, str] = {}
+    for name in file.modules:
+        target = resolve(name, table)
+        reason = _misfit(file, name, target, taken)
+        if reason:
+            report.not_applied[name] = reason
+            continue
+        assert target is not None
+        taken[target.name] = name
+        report.applied.append(name)
+        if file.has_weight(name):
+            changes.setdefault(target.key, []).append(Change(file, name, target, strength, of_bias=False))
+        if file.has_bias(name) and target.bias_key is None:
+            report.not_applied[f"{name} (bias)"] = "the base's layer has no bias"
+        elif file.has_bias(name):
+            assert target.bias_key is not None
+            changes.setdefault(target.bias_key, []).append(Change(file, name, target, strength, of_bias=True))
+    if not report.applied:
+        reason = next(iter(report.not_applied.values()))
+        raise FileFormatError(
+            f"{file.path} does not fit {base.path}: none of its {len(file.modules)} modules could be applied, "
+            f"{next(iter(report.not_applied))} because {reason}."
+        )
+    return report
+
+
+def _misfit(file: AdapterFile, name: str, target: Target | None, taken: dict[str, str]) -> str | None:
+    """Why a module cannot be applied; None if it can."""
+    if target is None:
+        return "the base has no such module"
+    if target.name in taken:
+        return f"the file already changes this layer as {taken[target.name]}"
+    outline = file.outline(name)
+    if not outline.fits(target.shape):
+        return f"it does not fit the base's weight of shape {list(target.shape)}"
+    if outline.bias_delta is not None and outline.bias_delta.numel() != target.shape[0]:
+        return f"its bias does not fit the base's weight of shape {list(target.shape)}"
+    return None
+
+
+def _output_dtype(key: str, dtype: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
+    return wanted if wanted and dtype.is_floating_point and key.startswith(MODEL_PARTS) else dtype
+
+
+def _patched(
+    base: Checkpoint, key: str, changes: list[Change], dtype: torch.dtype, scratch: tuple[Scratch, Scratch]
+) -> Tensor:
+    """Tensor `key` of the checkpoint with all changes, in `dtype`, in the memory of `scratch`."""
+    stored, work = base.read(key, scratch[0]), working_dtype(base.dtypes[key])
+    weight = stored if stored.dtype == work else scratch[1].empty(stored.shape, work).copy_(stored)
+    for change in changes:
+        rows = weight if change.target.rows is None else weight[slice(*change.target.rows)]
+        if change.of_bias:
+            patch_bias_(rows, change.file.load_bias(change.name), change.strength)
+        else:
+            patch_(rows.T if change.target.transposed else rows, change.file.load(change.name), change.strength)
+    # What was read is no longer needed, so the result takes its place.
+    result = weight if weight.dtype == dtype else scratch[weight is stored].empty(weight.shape, dtype).copy_(weight)
+    if not is_finite(result):
+        if is_finite(weight):
+            raise AdapterLabError(f"{key} of {base.path} does not fit into {dtype}; choose bf16 or fp32.")
+        raise AdapterLabError(f"{key} of {base.path} holds NaN or infinity, before or by patching it.")
+    return result
