@@ -6,6 +6,7 @@ import argparse
 import os
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,13 +17,29 @@ from .train_base import cache_latents, draw_scenes, load_base, train_base
 from .train_scorer import load_scorer, train_scorer
 from .train_vae import load_vae, saved_step, train_decoder, train_vae
 
-VAE_STEPS = 1250
-DECODER_STEPS = 800
-BASE_STEPS = 2200
-SCORER_STEPS = 1500
-PICTURES = 14000
 PICTURES_SEED = 7
 ERROR_FILE = TOY_FILE.with_name("scorer_error.json")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Steps of each stage and numbers of pictures."""
+
+    vae: int = 1250
+    base: int = 2000
+    decoder: int = 800
+    scorer: int = 1500
+    vae_pictures: int = 8000
+    base_pictures: int = 8000
+    scorer_pictures: int = 14000
+    held_out: int = 2000
+
+    @classmethod
+    def tiny(cls) -> Effort:
+        """Enough to run every line, not to learn anything."""
+        return cls(
+            vae=2, base=2, decoder=2, scorer=2, vae_pictures=16, base_pictures=40, scorer_pictures=64, held_out=8
+        )
 
 
 def unfinished(path: Path, steps: int) -> bool:
@@ -30,27 +47,27 @@ def unfinished(path: Path, steps: int) -> bool:
     return saved_step(path) < steps
 
 
-def make_toy(work: Path, out: Path = TOY_FILE, errors: Path = ERROR_FILE) -> None:
+def make_toy(work: Path, out: Path = TOY_FILE, errors: Path = ERROR_FILE, effort: Effort | None = None) -> None:
     """Runs every stage whose result is not in `work` yet, then writes the toy file and the scorer's errors."""
+    effort, started = effort or Effort(), time.monotonic()
     work.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
 
     def say(text: str) -> None:
         print(f"[{time.monotonic() - started:6.0f} s] {text}", flush=True)
 
-    if unfinished(work / "vae.safetensors", VAE_STEPS):
-        train_vae(work, VAE_STEPS, say)
-    scenes = draw_scenes(PICTURES, PICTURES_SEED)
+    if unfinished(work / "vae.safetensors", effort.vae):
+        train_vae(work, effort.vae, say, pictures=effort.vae_pictures)
+    scenes = draw_scenes(effort.base_pictures, PICTURES_SEED)
     if not (work / "latents.safetensors").exists():
         cache_latents(load_vae(work), work, scenes, say)
-    if unfinished(work / "base.safetensors", BASE_STEPS):
-        train_base(work, BASE_STEPS, scenes, say)
-    if unfinished(work / "decoder.safetensors", DECODER_STEPS):
-        train_decoder(work, DECODER_STEPS, say)
+    if unfinished(work / "base.safetensors", effort.base):
+        train_base(work, effort.base, scenes, say)
+    if unfinished(work / "decoder.safetensors", effort.decoder):
+        train_decoder(work, effort.decoder, say, pictures=effort.vae_pictures)
     factor = load_file(work / "latents.safetensors")["scaling_factor"].item()
     vae = load_vae(work, factor, "decoder.safetensors")
-    if unfinished(work / "scorer.safetensors", SCORER_STEPS):
-        train_scorer(work, vae, SCORER_STEPS, say)
+    if unfinished(work / "scorer.safetensors", effort.scorer):
+        train_scorer(work, vae, effort.scorer, say, pictures=effort.scorer_pictures, held_out=effort.held_out)
     size = write_toy_file(out, load_base(work), vae, load_scorer(work / "scorer.safetensors"))
     shutil.copyfile(work / "scorer_error.json", errors)
     say(f"wrote {out}, {size / 1e6:.2f} MB")

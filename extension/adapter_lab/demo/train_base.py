@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from .architecture import SCHEDULE, TIME_IDS, new_text_encoders, new_unet
 from .drawing import draw_scene
-from .train_vae import saved_step, to_tensor
+from .train_vae import Say, saved_step, to_tensor
 from .vocabulary import END, build_tokenizer, write_tokenizer
 from .world import Scene, sample_scene, training_caption
 
@@ -71,27 +71,24 @@ def draw_scenes(count: int, seed: int) -> list[tuple[Scene, int]]:
 
 
 @torch.no_grad()
-def encode_scenes(vae: AutoencoderKL, scenes: Iterable[tuple[Scene, int]]) -> torch.Tensor:
+def encode_scenes(vae: AutoencoderKL, scenes: Sequence[tuple[Scene, int]]) -> torch.Tensor:
     """Posterior means of the drawn scenes, (n, 4, 16, 16), not yet scaled."""
-    latents, batch = [], []
-    for scene, seed in scenes:
-        batch.append(np.asarray(draw_scene(scene, random.Random(seed))))
-        if len(batch) == 32:
-            latents.append(vae.encode(to_tensor(np.stack(batch))).latent_dist.mean)
-            batch = []
-    if batch:
-        latents.append(vae.encode(to_tensor(np.stack(batch))).latent_dist.mean)
+    latents = []
+    for start in range(0, len(scenes), 32):
+        part = scenes[start : start + 32]
+        pictures = np.stack([np.asarray(draw_scene(scene, random.Random(seed))) for scene, seed in part])
+        with torch.autocast("cpu", torch.bfloat16):
+            latents.append(vae.encode(to_tensor(pictures)).latent_dist.mean.float())
     return torch.cat(latents)
 
 
-def cache_latents(
-    vae: AutoencoderKL, folder: Path, scenes: list[tuple[Scene, int]], say: Callable[[str], None]
-) -> None:
+def cache_latents(vae: AutoencoderKL, folder: Path, scenes: list[tuple[Scene, int]], say: Say) -> None:
     """Writes latents.safetensors (scaled to unit variance, with the scaling factor) into `folder`."""
     started = time.monotonic()
     latents = encode_scenes(vae, scenes)
     factor = 1.0 / latents.std()
-    save_file({"latents": (latents * factor).half(), "scaling_factor": factor[None]}, folder / "latents.safetensors")
+    tensors = {"latents": (latents * factor).half().contiguous(), "scaling_factor": factor[None]}
+    save_file(tensors, folder / "latents.safetensors")
     say(f"latents of {len(scenes)} pictures, scaling factor {factor.item():.4f}, {time.monotonic() - started:.0f} s")
 
 
@@ -117,9 +114,7 @@ def _caption(scene: Scene, rng: random.Random) -> str:
     return training_caption(scene, rng, tag_dropout=0.05 if rng.random() < 0.6 else 0.4)
 
 
-def train_base(
-    folder: Path, steps: int, scenes: list[tuple[Scene, int]], say: Callable[[str], None], seed: int = 2
-) -> None:
+def train_base(folder: Path, steps: int, scenes: list[tuple[Scene, int]], say: Say, seed: int = 2) -> None:
     """Trains for `steps` and writes base.safetensors (fp32, EMA) into `folder`."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
@@ -157,7 +152,7 @@ def train_base(
         seen = loss.item() if step == first else 0.98 * seen + 0.02 * loss.item()
         if step % 50 == 0 or step == steps - 1:
             say(f"base {step}/{steps} loss {seen:.4f} {(step + 1 - first) / (time.monotonic() - started):.2f} it/s")
-        if step % 500 == 499 or step == steps - 1:
+        if step % 300 == 299 or step == steps - 1:
             save_file(average.state_dict(), path, metadata={"step": str(step + 1)})
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from .drawing import draw_scene
 from .scorer import PLACES, ScorerNet, attribute_logits, figure_labels, read_pictures
-from .train_vae import to_tensor
+from .train_vae import Say, to_tensor
 from .world import ATTRIBUTES, BACKGROUNDS, VALUES, Scene, sample_scene
 
 
@@ -58,20 +57,20 @@ def _augment(batch: torch.Tensor) -> torch.Tensor:
 
 
 def train_scorer(
-    folder: Path, vae: AutoencoderKL, steps: int, say: Callable[[str], None], seed: int = 3
+    folder: Path, vae: AutoencoderKL, steps: int, say: Say, seed: int = 3, pictures: int = 14000, held_out: int = 2000
 ) -> dict[str, Any]:
     """Trains for `steps`, writes scorer.safetensors and scorer_error.json into `folder`, returns the errors."""
     torch.manual_seed(seed)
-    scenes, pictures = drawings(14000, seed)
-    rendered = scenes[:5000]
-    pictures = np.concatenate([pictures, through_vae(vae, rendered, seed)])
+    scenes, drawn = drawings(pictures, seed)
+    rendered = scenes[: pictures // 3]
+    seen_by_net = np.concatenate([drawn, through_vae(vae, rendered, seed)])
     figures, others = _labels(scenes + rendered)
     net, started = ScorerNet(), time.monotonic()
     optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.01)
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = 2e-3 * min(1.0, (step + 1) / 50, max(0.01, (steps - step) / (steps * 0.6)))
-        rows = torch.randint(0, len(pictures), (64,))
-        seen, background, count = net(_augment(to_tensor(pictures[rows.numpy()])))
+        rows = torch.randint(0, len(seen_by_net), (64,))
+        seen, background, count = net(_augment(to_tensor(seen_by_net[rows.numpy()])))
         loss = F.cross_entropy(background, others[rows, 0]) + F.cross_entropy(count, others[rows, 1])
         for index, logits in enumerate(attribute_logits(seen)):
             loss = loss + F.cross_entropy(logits.flatten(0, 1), figures[rows, :, index].flatten(), ignore_index=-1)
@@ -82,7 +81,7 @@ def train_scorer(
             say(f"scorer {step}/{steps} loss {loss.item():.4f} {(step + 1) / (time.monotonic() - started):.2f} it/s")
     half = {name: tensor.half().contiguous() for name, tensor in net.state_dict().items()}
     save_file(half, folder / "scorer.safetensors", metadata={"step": str(steps)})
-    errors = calibrate(load_scorer(half), vae, seed + 1000)
+    errors = calibrate(load_scorer(half), vae, seed + 1000, held_out)
     (folder / "scorer_error.json").write_text(json.dumps(errors, indent=1) + "\n", encoding="utf-8")
     say(f"scorer errors {errors}")
     return errors
