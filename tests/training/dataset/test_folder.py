@@ -59,6 +59,15 @@ def test_a_year_at_the_start_of_a_folder_name_is_pointed_out(tmp_path: Path) -> 
     assert any("2024_holiday are repeated 2024 times" in warning for warning in read(tmp_path).warnings)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"), [("10 alice", "10_alice"), ("5-cat eyes", "5_cat eyes"), ("2024-05-01", ""), ("alice 2", "")]
+)
+def test_a_folder_name_that_nearly_follows_kohya_is_pointed_out(tmp_path: Path, name: str, meant: str) -> None:
+    write(tmp_path, f"{name}/a.png")
+    warnings = [warning for warning in read(tmp_path).warnings if "but for the underscore" in warning]
+    assert len(warnings) == bool(meant) and all(f"rename it {meant} " in warning for warning in warnings)
+
+
 def test_nested_folders_unless_recursive_is_off(tmp_path: Path) -> None:
     for name in ("a.png", "sub/b.png", "sub/deeper/c.png", "2_x/d.png", ".hidden/e.png", ".f.png"):
         write(tmp_path, name)

@@ -145,6 +145,22 @@ def test_a_moved_folder_keeps_its_index(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(read(tmp_path / "there", cache_latents="disk").items) == 1
 
 
+def test_a_scan_broken_off_is_taken_up_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        write(tmp_path, f"{number:02}.png")
+
+    def stop(done: int, total: int) -> None:
+        if done == 10:
+            raise KeyboardInterrupt
+
+    config = DatasetConfig(folder=str(tmp_path), bucket_step=16)
+    with pytest.raises(KeyboardInterrupt):
+        scan(config, 64, stop)
+    told: list[int] = []
+    assert len(scan(config, 64, lambda done, total: told.append(total)).items) == 40
+    assert told == [30] * 30
+
+
 def test_progress_is_told_per_picture(tmp_path: Path) -> None:
     for number in range(4):
         write(tmp_path, f"{number}.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from adapter_lab.training.dataset.folder import Listing
 from adapter_lab.training.dataset.samples import Item
 
 _EXAMPLES = 5
+_NEARLY_KOHYA = re.compile(r"^(\d{1,3})[ -]+(?=[^\W\d])")
 MANY_REPEATS = 500  # more than anyone means; a year at the start of a folder's name gives 2024
 LITTLE_KEPT = 0.75
 SMALL_AREA = 0.25
@@ -35,6 +37,13 @@ def folder_findings(listing: Listing, config: DatasetConfig) -> list[str]:
         found.append(
             f"{_files(listing.below, 'picture')}: left out (in subfolders); switch dataset.recursive on to use them."
         )
+    folders = sorted({picture.folder for picture in listing.pictures})
+    near_misses = [(name, _NEARLY_KOHYA.sub(r"\1_", name)) for name in folders if _NEARLY_KOHYA.match(name)]
+    found += [
+        f"The folder {name} looks like kohya's `N_name` but for the underscore, so its number is not taken as repeats; "
+        f"rename it {meant} if it is meant."
+        for name, meant in near_misses
+    ]
     many = {picture.folder: picture.repeats for picture in listing.pictures if picture.repeats >= MANY_REPEATS}
     found += [
         f"The pictures of folder {name} are repeated {repeats} times per epoch; if its number is not meant as repeats, "

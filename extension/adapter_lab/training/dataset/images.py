@@ -1,7 +1,8 @@
 """Picture files: what can be read, how large, and each of them as 8-bit sRGB the right way up.
 
-Memory is bounded: a picture is decoded at no more than `MOST_PIXELS` pixels, large ones one at a time. JPEG is decoded
-at a fraction of its size where training needs no more (DCT scaling), so even very large ones can be used.
+Memory is bounded: a picture is decoded at no more than `MOST_PIXELS` pixels, which takes up to about 1 GB with its
+conversion, and large ones one at a time. JPEG is decoded at a fraction of its size where training needs no more (DCT
+scaling), so even very large ones can be used.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from PIL import Image, ImageCms
 from adapter_lab.errors import FileFormatError
 from adapter_lab.training.dataset.buckets import Size
 
-MOST_PIXELS = 100_000_000  # decoded at once: 300 to 400 MB
+MOST_PIXELS = 100_000_000  # decoded at once
 MOST_JPEG_PIXELS = 1_000_000_000  # in the file of a baseline JPEG, which is decoded at down to 1/8 of its sides
 _LARGE_PIXELS = 25_000_000
 _large_pictures = threading.Lock()
@@ -200,12 +201,12 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         return _from_integers(numpy.asarray(image))
     if mode == "F":
         return _from_floats(numpy.asarray(image))
-    if mode in ("PA", "LA", "La", "RGBa", "RGBA") or "transparency" in image.info:
+    if mode == "RGBA" or (mode in ("L", "CMYK", "RGB") and "transparency" not in image.info):
+        return image
+    if mode in ("PA", "LA", "La", "RGBa") or "transparency" in image.info:
         if mode == "La":
             image = image.convert("LA")
         return image.convert("RGBA")
-    if mode in ("L", "CMYK", "RGB"):
-        return image if image.readonly == 0 else image.copy()
     return image.convert("L" if mode == "1" else "RGB")
 
 

@@ -58,18 +58,24 @@ def look_at(
             fresh.append(path)
         else:
             found[path] = known
-    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+    remark = ""
+    pool = ThreadPoolExecutor(max_workers=max(1, threads))
+    try:
         for done, (path, looked) in enumerate(zip(fresh, pool.map(_look, fresh)), start=1):
             found[path] = looked
             if progress is not None:
                 progress(done, len(fresh))
-    if index_folder is None or not fresh:
-        return found, ""
-    for path in fresh:
-        info = found[path].info
-        entry = [*stamps[path], found[path].digest, info.to_dict() if info else found[path].reason]
-        index[_name(path, index_folder)] = entry
-    return found, _write(index_folder, index)
+    finally:  # also when it is broken off: what was looked at need not be looked at again
+        pool.shutdown(cancel_futures=True)
+        if index_folder is not None and fresh:
+            seen = [path for path in fresh if path in found]
+            index |= {_name(path, index_folder): _entry(stamps[path], found[path]) for path in seen}
+            remark = _write(index_folder, index)
+    return found, remark
+
+
+def _entry(stamp: list[int], looked: Looked) -> list[Any]:
+    return [*stamp, looked.digest, looked.info.to_dict() if looked.info else looked.reason]
 
 
 def _look(path: Path) -> Looked:
