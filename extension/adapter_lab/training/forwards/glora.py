@@ -52,6 +52,13 @@ class GLoRALayer(AdapterLayer):
             a2, b2 = a2 * first.view(-1, *[1] * (a2.dim() - 1)), b2 * second.view(-1, *[1] * (b2.dim() - 1))
         return self.a1, a2, self.b1, b2
 
+    def load_file_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        found = dict(tensors)
+        if found["a1.weight"].flatten(1).shape != self.a1.flatten(1).shape:  # the names of LyCORIS before 4
+            for one, other in (("a1.weight", "a2.weight"), ("b1.weight", "b2.weight")):
+                found[one], found[other] = found[other], found[one]
+        super().load_file_tensors(found)
+
     def adapted(self, x: Tensor) -> Tensor:
         if self.operation.is_conv:
             return self.operation.base(x).add_(self.update(x))
