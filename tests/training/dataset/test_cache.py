@@ -124,6 +124,22 @@ def test_only_what_changed_is_encoded_again(
     assert fill(pictures, **options)[0] == made
 
 
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_entries_are_copies_also_where_the_encoder_gives_views(pictures: Path, on_disk: bool) -> None:
+    data = dataset(pictures)
+    cache = LatentCache(data.cache_folder if on_disk else None, "vae")
+    moments = torch.rand(2, 8, 8, 8)
+    mean, std = moments.chunk(2, dim=1)
+    sample = data.cache_samples()[0]
+    cache.put(sample, mean[1], std[1])
+    expected = mean[1].clone()
+    moments.zero_()
+    cached = cache.get(sample)
+    assert cached is not None and torch.equal(cached.mean, expected)
+    assert cached.mean.untyped_storage().nbytes() <= 2 * expected.numel() * 4 + 1024
+    cache.put(sample, expected, expected)
+
+
 def test_another_vae_or_number_format_has_entries_of_its_own(pictures: Path) -> None:
     folder = dataset(pictures).cache_folder
     assert fill(pictures)[0] == 5

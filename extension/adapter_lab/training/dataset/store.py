@@ -68,7 +68,8 @@ class TensorStore:
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Write an entry, on a full or read-only disk to memory; raises DatasetError when that is short as well."""
-        entry = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+        # Copies: a view would keep its whole batch in memory, and safetensors refuses tensors that share any.
+        entry = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
         path = self.path(key)
         if path is not None and self._writable:
             try:
