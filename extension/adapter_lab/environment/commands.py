@@ -55,6 +55,9 @@ def set_up(with_tests: bool) -> bool:
     """Make or update the private environment; a failure is said and recorded, never raised."""
     try:
         ensure(with_tests)
+    except KeyboardInterrupt:
+        say(f"interrupted; what is done is kept, go on with: {install_command()}")
+        return False
     except (AdapterLabError, OSError) as error:
         say(str(error))
         say(f"training is not available until this has run: {install_command()}")
