@@ -117,25 +117,30 @@ class Base:
         tokens = sorted(self.tokenizer.vocabulary.items())
         return _joined(*(self.components[p].key() for p in self.text_parts), str(self.clip_skip), repr(tokens))
 
+    def _build(self, part: str) -> Any:
+        config = self.components[part].config
+        if part in TEXT_PARTS:
+            special = {"bos_token_id": self.tokenizer.start, "eos_token_id": self.tokenizer.end}
+            return new_text_encoder(part, {**config, **special})
+        return new_unet(config) if part == "unet" else new_vae(config)
+
     def load_unet(self, dtype: torch.dtype, device: Device = "cpu") -> Any:
         """The UNet2DConditionModel, frozen, in eval mode."""
-        component = self.components["unet"]
-        return component.load(lambda: new_unet(component.config), dtype, device)
+        return self.components["unet"].load(lambda: self._build("unet"), dtype, device)
 
     def load_vae(self, dtype: torch.dtype, device: Device = "cpu") -> Any:
         """The AutoencoderKL, frozen; SDXL's overflows in fp16: then in bf16 where the device has it, else in fp32."""
         component = self.components["vae"]
         if dtype == torch.float16 and self.family == "sdxl" and component.config["force_upcast"]:
             dtype = torch.bfloat16 if _has_bf16(torch.device(device)) else torch.float32
-        return component.load(lambda: new_vae(component.config), dtype, device)
+        return component.load(lambda: self._build("vae"), dtype, device)
 
     def load_text_encoders(self, dtype: torch.dtype, device: Device = "cpu") -> TextEncoders:
         """The text encoders, frozen, with their tokenizer."""
-        parts = {}
-        for part in self.text_parts:
-            component, special = self.components[part], self.tokenizer
-            config = {**component.config, "bos_token_id": special.start, "eos_token_id": special.end}
-            parts[part] = component.load(lambda p=part, c=config: new_text_encoder(p, c), dtype, device)  # type: ignore[misc]
+        parts = {
+            part: self.components[part].load(lambda part=part: self._build(part), dtype, device)  # type: ignore[misc]
+            for part in self.text_parts
+        }
         return TextEncoders(self.family, parts, self.tokenizer, self.clip_skip)
 
     def noise_schedule(self) -> NoiseSchedule:
