@@ -66,6 +66,8 @@ def text(described: dict[str, Any]) -> str:
         lines.append(f"step {described['step']}")
     if described["unknown"]:
         lines.append(f"{len(described['unknown'])} tensors of no known algorithm, such as {described['unknown'][0]}")
+    for name, options in described.get("module_list", {}).items():
+        lines.append(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in options.items()))
     return "\n".join(lines)
 
 

@@ -84,12 +84,10 @@ def report(chosen: argparse.Namespace) -> int:
 def inspect(chosen: argparse.Namespace) -> int:
     """Show what adapter files hold."""
     from adapter_lab.adapters.inspect import describe
+    from adapter_lab.adapters.inspect import text as in_words
 
-    described = [describe(path) for path in chosen.adapter]
-    if not chosen.modules:
-        for entry in described:
-            entry["modules"] = len(entry["modules"])
-    text = "\n\n".join(_outline(entry) for entry in described)
+    described = [describe(path, modules=chosen.modules) for path in chosen.adapter]
+    text = "\n\n".join(in_words(entry) for entry in described)
     return _show(described if len(described) > 1 else described[0], text, chosen.json)
 
 
