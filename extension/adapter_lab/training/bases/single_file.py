@@ -96,7 +96,9 @@ def identify(shapes: Shapes, path: Path) -> str:
             f"{path} is an EDM model ({edm}), whose noise scale Adapter Lab does not train; "
             "choose an epsilon or v-prediction checkpoint."
         )
-    if family == "sdxl" and any(key.startswith("cond_stage_model.") for key in shapes):
+    if family == "sdxl" and not any(key.startswith("conditioner.embedders.") for key in shapes):
+        if not any(key.startswith("cond_stage_model.") for key in shapes):
+            raise FileFormatError(f"{path} has no text encoders; use a complete checkpoint.")
         raise FileFormatError(f"{path} is an unCLIP model, which Adapter Lab does not train; choose an ordinary one.")
     channels = shapes[f"{UNET}input_blocks.0.0.weight"][1]
     if channels != 4:
