@@ -117,11 +117,14 @@ def output_for(x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     return out, out.view(-1, channels)
 
 
+CHUNK_BYTES = {"cpu": 3 * 2**19}
+
+
 def chunk_size(bytes_each: int, device: torch.device, multiple: int = 1) -> int:
     """How many rows or columns of `bytes_each` are handled at once; a multiple of `multiple`.
 
     About 1.5 MB on a CPU (it fits the cache) and 32 MB elsewhere (few launches), so that temporary values are small
     beside the activations.
     """
-    limit = 3 * 2**19 if device.type == "cpu" else 2**25
+    limit = CHUNK_BYTES.get(device.type, 2**25)
     return max(limit // bytes_each // multiple, 1) * multiple
