@@ -9,6 +9,7 @@ from statistics import fmean
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .architecture import LATENT_SIZE, TIME_IDS, VAE, sampler
 from .folder import character_scene
@@ -92,7 +93,8 @@ def generate(parts: Parts, prompts: Sequence[Prompt], batch: int = 24, steps: in
         shape = (1, VAE["latent_channels"], LATENT_SIZE, LATENT_SIZE)
         latents = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(p.seed)) for p in part])
         for timestep in scheduler.timesteps:
-            both = parts.unet(torch.cat([latents] * 2), timestep, hidden, added_cond_kwargs=added).sample
+            with sdpa_kernel(SDPBackend.MATH):  # on a CPU the flash kernel is slow for so few pixels
+                both = parts.unet(torch.cat([latents] * 2), timestep, hidden, added_cond_kwargs=added).sample
             empty, wanted = both.chunk(2)
             latents = scheduler.step(empty + GUIDANCE * (wanted - empty), timestep, latents).prev_sample
         pictures.append(parts.vae.decode(latents / parts.vae.config.scaling_factor).sample.clamp(-1, 1))

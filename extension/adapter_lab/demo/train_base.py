@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from .architecture import SCHEDULE, TIME_IDS, new_text_encoders, new_unet
@@ -128,7 +129,7 @@ def train_base(folder: Path, steps: int, scenes: list[tuple[Scene, int]], say: S
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01, betas=(0.9, 0.99), foreach=True)
     cumulative, started, seen = alphas_cumprod(), time.monotonic(), 0.0
     for step in range(first, steps):
-        rate = min(1.0, (step + 1) / 100) * min(1.0, max(0.01, (steps - step) / (steps * 0.4)))
+        rate = min(1.0, (step + 1 - first) / 60) * min(1.0, max(0.01, (steps - step) / (steps * 0.4)))
         optimiser.param_groups[0]["lr"] = RATE * rate
         rows = [rng.randrange(len(scenes)) for _ in range(BATCH)]
         clean = latents[rows].float()
@@ -140,7 +141,7 @@ def train_base(folder: Path, steps: int, scenes: list[tuple[Scene, int]], say: S
         timesteps, noise = torch.randint(0, 1000, (BATCH,)), torch.randn_like(clean)
         signal = cumulative[timesteps].sqrt()[:, None, None, None]
         sigma = (1 - cumulative[timesteps]).sqrt()[:, None, None, None]
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             predicted = model(signal * clean + sigma * noise, timesteps, captions, _time_ids(BATCH, rng), keep)
         loss = F.mse_loss(predicted.float(), signal * noise - sigma * clean)
         optimiser.zero_grad(set_to_none=True)
