@@ -7,7 +7,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +153,7 @@ def run_demo(out: Path = Path("demo-output"), steps: int = STEPS, say: Say | Non
     first = generate(base, shown)
     cells: list[list[Image.Image]] = []
     for name in TYPES:
-        with sdpa_kernel(SDPBackend.MATH):  # on a CPU the flash kernel's backward would take half of each step
-            result = train(demo_config(name, pictures, out, steps))
+        result = train_apart(demo_config(name, pictures, out, steps))
         drawn = [first, *(generate(_with_adapter(path), shown) for path in result.adapters)]
         cells.append([_cell(tensor) for tensor in drawn])
         rows.append(_row(name, result, scorer))
@@ -177,6 +178,18 @@ def demo_config(name: str, pictures: Path, out: Path, steps: int = STEPS) -> Tra
     config.run.steps, config.run.batch_size, config.run.seed = steps, BATCH, 1
     config.save.every_steps = SAVE_EVERY
     return config
+
+
+def train_apart(config: TrainConfig) -> RunResult:
+    """Trains in a process of its own, since memory that an earlier run left behind would hide this one's peak."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_train, config, torch.get_num_threads()).result()
+
+
+def _train(config: TrainConfig, threads: int) -> RunResult:
+    torch.set_num_threads(threads)
+    with sdpa_kernel(SDPBackend.MATH):  # on a CPU the flash kernel's backward would take half of each step
+        return train(config)
 
 
 def load_parts(checkpoint: Path) -> Parts:

@@ -33,9 +33,11 @@ def through_vae(vae: AutoencoderKL, scenes: list[Scene], seed: int, noise: float
     rng, generator, parts = random.Random(seed), torch.Generator().manual_seed(seed), []
     for start in range(0, len(scenes), 32):
         batch = to_tensor(np.stack([np.asarray(draw_scene(scene, rng)) for scene in scenes[start : start + 32]]))
-        latents = vae.encode(batch).latent_dist.mean
-        latents += noise / vae.config.scaling_factor * torch.randn(latents.shape, generator=generator)
-        pictures = F.avg_pool2d(vae.decode(latents).sample.clamp(-1, 1), 2)
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = vae.encode(batch).latent_dist.mean.float()
+            latents += noise / vae.config.scaling_factor * torch.randn(latents.shape, generator=generator)
+            decoded = vae.decode(latents).sample.float()
+        pictures = F.avg_pool2d(decoded.clamp(-1, 1), 2)
         parts.append(((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
     return np.concatenate(parts)
 
@@ -70,7 +72,9 @@ def train_scorer(
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = 2e-3 * min(1.0, (step + 1) / 50, max(0.01, (steps - step) / (steps * 0.6)))
         rows = torch.randint(0, len(seen_by_net), (64,))
-        seen, background, count = net(_augment(to_tensor(seen_by_net[rows.numpy()])))
+        with torch.autocast("cpu", torch.bfloat16):
+            logits_of = net(_augment(to_tensor(seen_by_net[rows.numpy()])))
+        seen, background, count = (logits.float() for logits in logits_of)
         loss = F.cross_entropy(background, others[rows, 0]) + F.cross_entropy(count, others[rows, 1])
         for index, logits in enumerate(attribute_logits(seen)):
             loss = loss + F.cross_entropy(logits.flatten(0, 1), figures[rows, :, index].flatten(), ignore_index=-1)
