@@ -118,6 +118,7 @@ def output_for(x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
 
 
 CHUNK_BYTES = {"cpu": 3 * 2**19}
+LARGE_CHUNK = 2**25
 
 
 def chunk_size(bytes_each: int, device: torch.device, multiple: int = 1) -> int:
@@ -126,5 +127,5 @@ def chunk_size(bytes_each: int, device: torch.device, multiple: int = 1) -> int:
     About 1.5 MB on a CPU (it fits the cache) and 32 MB elsewhere (few launches), so that temporary values are small
     beside the activations.
     """
-    limit = CHUNK_BYTES.get(device.type, 2**25)
+    limit = CHUNK_BYTES.get(device.type, LARGE_CHUNK)
     return max(limit // bytes_each // multiple, 1) * multiple
