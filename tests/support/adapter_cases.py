@@ -212,7 +212,7 @@ def update(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
 def _orthogonal(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
     skew = p["blocks"] - p["blocks"].transpose(-1, -2)
     bound = spec.constraint * len(weight)
-    if bound > 0 and float(skew.norm() + 1e-8) > bound:
+    if bound > 0 and float(skew.detach().norm() + 1e-8) > bound:
         skew = skew * bound / (skew.norm() + 1e-8)
     identity = torch.eye(skew.shape[-1], dtype=skew.dtype)
     turns = (identity + skew) @ torch.linalg.inv(identity - skew)
