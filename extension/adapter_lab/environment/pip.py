@@ -79,6 +79,8 @@ def explain(lines: list[str], log: Path) -> str:
 def install(folder: Path, arguments: list[str], say: Callable[[str], None]) -> None:
     """`pip install` into the environment at `folder`, from wheels only, since there may be no compiler."""
     fixed = ["--no-input", "--disable-pip-version-check", "--no-warn-script-location", "--progress-bar", "off"]
+    # Python compiles what is imported at its first import; thousands of modules here never are.
+    fixed.append("--no-compile")
     command = [str(runtime_python(folder)), "-m", "pip", "install", *fixed, "--only-binary", ":all:", *arguments]
     run(command, folder, say)
 
