@@ -16,6 +16,9 @@ from adapter_lab.config import TrainConfig
 from adapter_lab.training.events import read_events
 from tests.support.checkpoints import tiny_layout, write_random_checkpoint
 
+# Matrices this small are slower on several threads, and much slower where tests run beside each other.
+torch.set_num_threads(1)
+
 
 @cache
 def _shared_folder() -> Path:
@@ -53,6 +56,7 @@ def tiny_config(folder: Path, family: str = "sd15", pictures: int = 4, **changes
     config.dataset.cache_latents = "memory"
     config.network.dim = 4
     config.network.alpha = 4.0
+    config.network.feed_forward = config.network.projections = False
     config.optimizer.name = "adamw"
     config.optimizer.lr = 1e-2
     config.optimizer.clip_grad_norm = 0.0

@@ -16,6 +16,7 @@ from adapter_lab.config import OPTIMIZERS, OptimizerConfig
 from adapter_lab.errors import ConfigError
 from adapter_lab.training.averages import MovingAverage
 from adapter_lab.training.optimizers import OptimizerSet, build_optimizer, rate_groups
+from adapter_lab.training.prodigy import Prodigy as DeviceProdigy
 from adapter_lab.training.schedules import schedule_factor
 
 AVAILABLE = [name for name in OPTIMIZERS if name != "adamw8bit"]
@@ -79,6 +80,75 @@ def test_a_saved_state_goes_on_bit_for_bit(name, te1_lr):
     assert train(resumed, 4, 9) == expected
     for left, right in zip(resumed.parameters(), whole.parameters()):
         assert torch.equal(left, right)
+
+
+PRODIGY_OPTIONS: dict[str, dict[str, Any]] = {
+    "the study's": {},
+    "no bias correction": {"use_bias_correction": False, "safeguard_warmup": False, "slice_p": 1},
+    "coupled decay": {"decouple": False, "weight_decay": 0.1},
+    "no momentum": {"betas": (0.0, 0.99)},
+    "growing slowly": {"growth_rate": 1.02},
+}
+
+
+@pytest.mark.parametrize("options", PRODIGY_OPTIONS.values(), ids=PRODIGY_OPTIONS)
+def test_prodigy_on_the_device_takes_prodigyopts_steps(options, monkeypatch):
+    """Its step is plain tensor arithmetic, so it can be compared here; on a GPU it is used by default."""
+    settings: dict[str, Any] = {
+        "lr": 1.0,
+        "betas": (0.9, 0.99),
+        "weight_decay": 0.01,
+        "decouple": True,
+        "use_bias_correction": True,
+        "safeguard_warmup": True,
+        "d0": 1e-4,
+        "d_coef": 0.5,
+        "growth_rate": float("inf"),
+        "slice_p": 10,
+        **options,
+    }
+    monkeypatch.setattr("adapter_lab.training.prodigy.CHUNK_BYTES", 400)
+    # In float64, since the first estimates are differences of nearly equal weights.
+    ours_parameters, theirs_parameters = (
+        [Parameter(p.detach().double()) for members in parts().values() for p, _ in members] for _ in range(2)
+    )
+    ours = DeviceProdigy(ours_parameters, stay_on_device=True, **settings)
+    theirs = Prodigy(theirs_parameters, **settings)
+    unused = Parameter(torch.ones(3))
+    for optimizer in (ours, theirs):
+        optimizer.param_groups[0]["params"].append(unused)  # no gradient: left alone
+    for step in range(40):
+        if step == 20:  # a state of either can be loaded by the other
+            state = ours.state_dict()
+            ours.load_state_dict(theirs.state_dict())
+            theirs.load_state_dict(state)
+        for optimizer, members in ((ours, ours_parameters), (theirs, theirs_parameters)):
+            optimizer.zero_grad()
+            loss_of(members, step).backward()
+            optimizer.step()
+        assert float(ours.estimate()["d"]) == pytest.approx(theirs.param_groups[0]["d"], rel=1e-5)
+        assert float(ours.estimate()["d_hat"]) == pytest.approx(theirs.param_groups[0]["d_hat"], rel=1e-5)
+        for left, right in zip(ours_parameters, theirs_parameters):
+            assert torch.allclose(left, right, rtol=1e-6, atol=1e-9)
+    assert theirs.param_groups[0]["d"] > 2e-4 or options.get("growth_rate")
+    assert torch.equal(unused, torch.ones(3))
+
+
+def test_prodigy_on_the_device_waits_for_nothing(monkeypatch):
+    parameters = [p for members in parts().values() for p, _ in members]
+    optimizer = DeviceProdigy(parameters, stay_on_device=True, lr=1.0, weight_decay=0.01)
+    for step in range(3):
+        optimizer.zero_grad()
+        loss_of(parameters, step).backward()
+        if step == 1:  # the first step may wait, to make its state
+
+            def waited(*arguments: Any) -> None:
+                raise AssertionError("the host waited for a value")
+
+            for name in ("item", "tolist", "__bool__", "__float__", "cpu", "numpy"):
+                monkeypatch.setattr(torch.Tensor, name, waited)
+        optimizer.step()
+        optimizer.estimate()
 
 
 def test_the_default_is_the_studys_prodigy():

@@ -31,7 +31,13 @@ def generator_of(*parts: object) -> torch.Generator:
 
 def seed_everything(*parts: object) -> None:
     """Seed torch's own generators, which dropout inside the network draws from."""
-    torch.manual_seed(seed_of(*parts))
+    # Not torch.manual_seed, which without a GPU keeps a formatted stack trace of every call, for good.
+    seed = seed_of(*parts)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
 
 
 def draw_timestep(config: LossConfig, *parts: object, last: int = 999) -> int:

@@ -70,7 +70,7 @@ Groups = list[dict[str, Any]]
 
 
 def _prodigy(groups: Groups, c: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    from prodigyopt import Prodigy
+    from adapter_lab.training.prodigy import Prodigy
 
     def build(members: Groups) -> torch.optim.Optimizer:
         return Prodigy(
@@ -197,22 +197,23 @@ class OptimizerSet(torch.optim.Optimizer):
         for group in self.param_groups:
             group["lr"] = group["base_lr"] * factor
 
-    def rates(self) -> dict[str, dict[str, float]]:
+    def rates(self) -> dict[str, dict[str, float | Tensor]]:
         """Per part, what the coming step will use: `lr`, and for the Prodigy family `d`, `d_hat`.
 
         `lr` is the effective rate; for Prodigy d * lr with the factor sqrt(1 - beta2^k) / (1 - beta1^k) of Adam's bias
-        correction where that is on. A part with several groups shows its first.
+        correction where that is on. Values that are known on the device alone are 0-dim tensors there. A part with
+        several groups shows its first.
         """
-        shown: dict[str, dict[str, float]] = {}
-        for group in self.param_groups:
-            if group["part"] in shown:
-                continue
-            values = {"lr": float(group["lr"])}
-            if "d" in group:
-                values["d"] = float(group["d"])
-                values["d_hat"] = float(group.get("d_hat", group["d"]))
-                values["lr"] *= values["d"] * _bias_correction(group)
-            shown[group["part"]] = values
+        shown: dict[str, dict[str, float | Tensor]] = {}
+        for member in self.members:
+            for group in member.param_groups:
+                if group["part"] in shown:
+                    continue
+                values: dict[str, float | Tensor] = {"lr": float(group["lr"])}
+                shown[group["part"]] = values
+                if "d" in group:
+                    values |= _estimate(member, group)
+                    values["lr"] *= values["d"] * _bias_correction(group)
         return shown
 
     def state_dict(self) -> dict[str, Any]:
@@ -250,6 +251,13 @@ def _betas(config: OptimizerConfig) -> tuple[float, float]:
     if len(config.betas) != 2:
         raise ConfigError(f"optimizer.betas needs two numbers, but has {len(config.betas)}.")
     return config.betas[0], config.betas[1]
+
+
+def _estimate(member: Any, group: Mapping[str, Any]) -> dict[str, float | Tensor]:
+    """Prodigy's d and d_hat of a group."""
+    if hasattr(member, "estimate"):
+        return member.estimate()
+    return {"d": float(group["d"]), "d_hat": float(group.get("d_hat", group["d"]))}
 
 
 def _bias_correction(group: Mapping[str, Any]) -> float:

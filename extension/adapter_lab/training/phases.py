@@ -6,9 +6,10 @@ Each model is in memory only in its phase (`precision.phased_loading`), so the l
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,9 +22,11 @@ from adapter_lab.training.bases.base import Base, open_base
 from adapter_lab.training.bases.text import TextEncoders, TextOutput
 from adapter_lab.training.conditioning import CachedCaptions, Conditioning, EncodedNow, cut_off
 from adapter_lab.training.dataset import Batch, Dataset, FillReport, LatentCache, scan
+from adapter_lab.training.dataset.index import file_digest
 from adapter_lab.training.devices import FORMATS, choose_device, choose_format, make_accelerator
 from adapter_lab.training.latents import LatentBatch, cached_batches, encoded_batches
-from adapter_lab.training.network import build_network, plan_network
+from adapter_lab.training.network import add_frozen_adapters, build_network, plan_network
+from adapter_lab.training.network_files import split_strength
 from adapter_lab.training.preview import PromptText, encode_prompts
 from adapter_lab.training.quantized import compress
 from adapter_lab.training.records import Records
@@ -99,7 +102,7 @@ class Preparation:
         dataset = self.scan(base)
         keep = not config.precision.phased_loading
         vae: Slot[nn.Module] = Slot(lambda: base.load_vae(torch.float32, self.machine.device), keep)
-        encoders = Slot(lambda: base.load_text_encoders(self.machine.dtype, self.machine.device), keep)
+        encoders = Slot(lambda: self._load_encoders(base), keep)
         source = self.latents(base, dataset, vae)
         conditioning = self.captions(base, dataset, encoders)
         prompts = self.prompts(encoders)
@@ -163,7 +166,7 @@ class Preparation:
                     "shuffled or dropped, or wildcards are on)."
                 )
             return EncodedNow(encoders.get(), limit, trained, self.machine.autocast)
-        key = base.text_key + "".join(config.network.frozen_adapters)
+        key = base.text_key + frozen_key(config.network.frozen_adapters)
         cached = CachedCaptions(dataset.cache_folder, base.tokenizer, key, base.clip_skip, limit, self.machine.dtype)
         cached.device = self.machine.device
         captions = dataset.all_captions()
@@ -182,6 +185,11 @@ class Preparation:
         with encoders.use() as model, self.machine.autocast():
             return encode_prompts(model, self.config.preview)
 
+    def _load_encoders(self, base: Base) -> TextEncoders:
+        encoders = base.load_text_encoders(self.machine.dtype, self.machine.device)
+        add_frozen_adapters(self.config.network.frozen_adapters, targets(base.shapes), encoders.parts)
+        return encoders
+
     def _encoder(self, encoders: TextEncoders) -> Callable[[list[str], int], TextOutput]:
         def encode(captions: list[str], chunks: int) -> TextOutput:
             with torch.no_grad(), self.machine.autocast():
@@ -195,6 +203,7 @@ class Preparation:
         compressed = config.precision.base_weights != "same"
         # Compressed on the CPU, so that the device never holds the uncompressed weights.
         unet = base.load_unet(machine.dtype, "cpu" if compressed else machine.device)
+        add_frozen_adapters(config.network.frozen_adapters, targets(base.shapes), {"unet": unet})
         if compressed:
             compress(unet, config.precision.base_weights)
             unet.to(machine.device)
@@ -227,6 +236,12 @@ class Preparation:
         self.records.event("cached", what=what, made=report.made, found=report.found, seconds=round(report.seconds, 3))
         for remark in report.remarks:
             self.records.warning(remark)
+
+
+def frozen_key(entries: Sequence[str]) -> str:
+    """A key of the content and strength of frozen adapters, for caches and states; "" without any."""
+    pairs = [split_strength(entry) for entry in entries]
+    return "".join(f"+{file_digest(Path(path))}:{strength:g}" for path, strength in pairs)
 
 
 def _trained_text_parts(config: TrainConfig, base: Base) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -28,7 +29,7 @@ class StepLabel:
     step: int
     epoch: int
     samples: list[tuple[str, int]]
-    rates: dict[str, dict[str, float]]
+    rates: dict[str, dict[str, Any]]
     seconds: float
 
 
@@ -78,13 +79,17 @@ class Records:
 
         Raises TrainingStopped where a loss that arrived is not finite.
         """
-        self._pending.push(losses, label)
+        on_device = [value for rates in label.rates.values() for value in rates.values() if isinstance(value, Tensor)]
+        self._pending.push(torch.cat([losses.flatten(), *(value.view(1).to(losses) for value in on_device)]), label)
         self.catch_up()
 
     def catch_up(self, wait: bool = False) -> None:
         """Write down the steps whose losses have arrived; with `wait`, all steps so far."""
-        for (weighted, plain), label in self._pending.ready(wait):
-            loss = sum(weighted) / len(weighted)
+        for values, label in self._pending.ready(wait):
+            count = len(label.samples)
+            weighted, plain = values[:count], values[count : 2 * count]
+            label = _with_rates(label, iter(values[2 * count :]))
+            loss = sum(weighted) / count
             if not math.isfinite(loss):
                 raise TrainingStopped(
                     f"The loss became {loss} at step {label.step}. Adapters and states saved before are kept; resume "
@@ -154,6 +159,15 @@ class Records:
         if self._board is not None:
             self._board.close()
         self.events.close()
+
+
+def _with_rates(label: StepLabel, values: Iterator[float]) -> StepLabel:
+    """The label with the rates that came from the device as numbers."""
+    rates = {
+        part: {name: next(values) if isinstance(value, Tensor) else value for name, value in entries.items()}
+        for part, entries in label.rates.items()
+    }
+    return replace(label, rates=rates)
 
 
 def _scalars(loss: float, label: StepLabel) -> dict[str, float]:

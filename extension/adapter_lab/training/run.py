@@ -19,7 +19,7 @@ from adapter_lab.training.interrupt import StopRequests
 from adapter_lab.training.latents import LatentBatch, plan_from, steps_with_latents
 from adapter_lab.training.optimizers import build_optimizer, rate_groups
 from adapter_lab.training.peak_memory import MemoryMeter
-from adapter_lab.training.phases import Machine, Preparation, Prepared
+from adapter_lab.training.phases import Machine, Preparation, Prepared, frozen_key
 from adapter_lab.training.records import Records, StepLabel
 from adapter_lab.training.run_folder import AdapterFiles, RunFolder
 from adapter_lab.training.saving import Saver, describe_adapter, fingerprint
@@ -150,7 +150,7 @@ class Run:
             self.average,
             self.machine.accelerator.scaler,
             describe,
-            fingerprint(config, base.content_key, dataset.fingerprint),
+            fingerprint(config, base.content_key + frozen_key(config.network.frozen_adapters), dataset.fingerprint),
         )
         self.feedback = Feedback(
             prepared,
