@@ -49,7 +49,7 @@ class Installation:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels), "PIP_CONFIG_FILE": os.devnull}
         environment |= self.environment
-        return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder, timeout=120)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder, timeout=300)
 
     def run(self, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
         return self.call(self.python, str(self.folder / "install.py"), *arguments, folder=folder)
