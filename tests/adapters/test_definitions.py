@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random as random_module
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,7 @@ from adapter_lab.adapters.base import FileOptions, patch, patch_bias, storable_a
 from adapter_lab.adapters.file import adapter_from_tensors
 from adapter_lab.adapters.oft import bounded_blocks
 from adapter_lab.errors import FileFormatError
+from tests.adapters.random_adapter import ALGORITHMS, random_tensors
 
 IN, OUT, RANK = 6, 8, 3
 SHAPES = {"linear": (OUT, IN), "conv1x1": (OUT, IN, 1, 1), "conv3x3": (OUT, IN, 3, 3)}
@@ -395,3 +397,33 @@ def test_an_adapter_knows_which_weights_it_fits() -> None:
             assert not adapter.fits((OUT,))
             if algorithm not in ("diag-oft", "boft", "ia3"):
                 assert not adapter.fits((OUT, IN * 2, *shape[2:]))
+
+
+def test_tensors_of_any_shape_either_fit_and_compute_or_are_refused() -> None:
+    chance = random_module.Random(0)
+    bases = [(8, 8), (8, 12), (8, 8, 3, 3), (16, 8), (8, 8, 1, 1), (8,)]
+    computed = refused = 0
+    for _ in range(600):
+        tensors = random_tensors(chance.choice(ALGORITHMS), chance.choice(bases[:4]), bias=True)
+        for suffix in list(tensors):
+            change = chance.random()
+            if change < 0.1:
+                del tensors[suffix]
+            elif change < 0.2 and suffix not in ("alpha", "on_input"):
+                tensors[suffix] = torch.randn([chance.randint(1, 9) for _ in range(chance.randint(0, 5))])
+            elif change < 0.3 and suffix not in ("alpha", "on_input"):
+                tensors[suffix] = tensors[suffix].flatten()
+        for extra in ("dora_scale", "rescale", "lora_mid.weight", "lokr_t2", "bm.weight"):
+            if chance.random() < 0.1:
+                tensors[extra] = torch.randn([chance.choice([1, 2, 3, 8]) for _ in range(chance.randint(0, 4))])
+        try:
+            adapter = adapter_from_tensors(tensors)
+        except FileFormatError:
+            refused += 1
+            continue
+        adapter.describe()
+        for shape in filter(adapter.fits, bases):
+            weight = torch.randn(shape)
+            assert adapter.delta(weight).shape == weight.shape
+            computed += 1
+    assert computed > 200 and refused > 100

@@ -32,7 +32,7 @@ class Full(Adapter):
     def fits(self, shape: tuple[int, ...]) -> bool:
         if self.diff is None:
             return self.bias_delta is not None and self.bias_delta.numel() == shape[0]
-        return self.diff.shape[0] == shape[0] and self.diff.numel() == math.prod(shape)
+        return self.diff.numel() == math.prod(shape) and (self.diff.dim() == 0 or self.diff.shape[0] == shape[0])
 
     def describe(self) -> dict[str, Any]:
         return {"bias": self.bias_delta is not None}

@@ -40,6 +40,8 @@ class GLoRA(Adapter):
         a1, a2, b1, b2 = (tensors[name].flatten(1) for name in cls.suffixes[:4])
         alpha = float(tensors["alpha"]) if "alpha" in tensors else 0.0
         scalar = float(tensors["scalar"]) if "scalar" in tensors else 1.0
+        if "bm.weight" in tensors and tensors["bm.weight"].dim() != 4:
+            raise ValueError(f"bm is {list(tensors['bm.weight'].shape)}")
         return cls(a1, a2, b1, b2, tensors.get("bm.weight"), alpha or None, scalar, options.lycoris_rs_lora)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
@@ -78,7 +80,8 @@ class GLoRA(Adapter):
             return False
         kernel = 1 if self.bm is None else self.bm[0, 0].numel()
         return (
-            self.a1.shape[0] == self.a2.shape[1] == shape[1]
+            (self.bm is None or tuple(self.bm.shape[:2]) == (self.b1.shape[1], self.b2.shape[0]))
+            and self.a1.shape[0] == self.a2.shape[1] == shape[1]
             and self.a1.shape[1] == self.a2.shape[0]
             and self.b1.shape[0] == shape[0]
             and self.b1.shape[1] == self.b2.shape[0]

@@ -38,7 +38,19 @@ class LoHa(Adapter):
         w1_a, w1_b, w2_a, w2_b = (tensors[name] for name in cls.suffixes[:4])
         t1, t2 = tensors.get("hada_t1"), tensors.get("hada_t2")
         if (t1 is None) != (t2 is None):
-            raise ValueError("it has only one of hada_t1 and hada_t2")
+            raise ValueError("there is only one of hada_t1 and hada_t2")
+        ranks = (w1_a.shape[0 if t1 is not None else 1], w1_b.shape[0], *(t1.shape[:2] if t1 is not None else ()))
+        if (
+            w1_a.shape != w2_a.shape
+            or w1_b.shape != w2_b.shape
+            or w1_a.dim() != 2
+            or w1_b.dim() < 2
+            or len({*ranks}) > 1
+        ):
+            shapes = ", ".join(str(list(tensor.shape)) for tensor in (w1_a, w1_b, w2_a, w2_b))
+            raise ValueError(f"the factors are {shapes}")
+        if t1 is not None and t2 is not None and (t1.shape != t2.shape or t1.dim() != 4):
+            raise ValueError(f"the cores are {list(t1.shape)} and {list(t2.shape)}")
         return cls(w1_a, w1_b, w2_a, w2_b, t1, t2, scale_of(tensors, w1_b.shape[0]))
 
     def fits(self, shape: tuple[int, ...]) -> bool:

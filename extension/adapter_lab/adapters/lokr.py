@@ -43,6 +43,10 @@ class LoKr(Adapter):
     def from_tensors(cls, tensors: Tensors, options: FileOptions) -> LoKr:
         w1 = tensors["lokr_w1"] if "lokr_w1" in tensors else (tensors["lokr_w1_a"], tensors["lokr_w1_b"])
         w2 = tensors["lokr_w2"] if "lokr_w2" in tensors else (tensors["lokr_w2_a"], tensors["lokr_w2_b"])
+        t2 = tensors.get("lokr_t2")
+        if not _consistent(w1, None, 2) or not _consistent(w2, t2, 4):
+            shapes = ", ".join(f"{name} {list(tensors[name].shape)}" for name in cls.suffixes if name in tensors)
+            raise ValueError(f"the factors are {shapes}")
         ranks = [factor[1].shape[0] for factor in (w2, w1) if isinstance(factor, tuple)]
         if ranks:
             scale = scale_of(tensors, ranks[0])
@@ -51,7 +55,7 @@ class LoKr(Adapter):
             if options.lycoris_rs_lora and "alpha" in tensors:
                 # LyCORIS trains with scale sqrt(dim) here, and writes alpha = dim^1.5.
                 scale *= float(tensors["alpha"]) ** (1 / 3)
-        return cls(w1, w2, tensors.get("lokr_t2"), scale)
+        return cls(w1, w2, t2 if isinstance(w2, tuple) else None, scale)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         out1, in1 = _whole_size(self.w1, None)
@@ -77,6 +81,18 @@ class LoKr(Adapter):
             return tucker(like(self.t2, base), w2_a.T, w2_b)
         kernel = base.shape[2:]
         return low_rank(w2_a, w2_b, None, (w2_a.shape[0], w2_b[0].numel() // kernel.numel(), *kernel))
+
+
+def _consistent(factor: Tensor | tuple[Tensor, Tensor], core: Tensor | None, axes: int) -> bool:
+    """Whether a factor has at most `axes` axes, and its parts one rank."""
+    if isinstance(factor, Tensor):
+        return 2 <= factor.dim() <= axes
+    first, second = factor
+    if first.dim() != 2 or second.dim() < 2:
+        return False
+    if core is None:
+        return first.shape[1] == second.shape[0]
+    return core.dim() == 4 and (first.shape[0], second.shape[0]) == tuple(core.shape[:2])
 
 
 def _whole_size(factor: Tensor | tuple[Tensor, Tensor], core: Tensor | None) -> tuple[int, int]:

@@ -34,8 +34,10 @@ class LoRA(Adapter):
     def from_tensors(cls, tensors: Tensors, options: FileOptions) -> LoRA:
         up, down, mid = tensors["lora_up.weight"], tensors["lora_down.weight"], tensors.get("lora_mid.weight")
         rank = down.shape[0]
-        if up.shape[1] != rank or (mid is not None and tuple(mid.shape[:2]) != (rank, rank)):
-            raise ValueError(f"lora_up has rank {up.shape[1]} but lora_down has rank {rank}")
+        if down.dim() < 2 or up[0].numel() != rank:
+            raise ValueError(f"lora_up is {list(up.shape)} and lora_down {list(down.shape)}")
+        if mid is not None and (mid.dim() != 4 or tuple(mid.shape[:2]) != (rank, rank)):
+            raise ValueError(f"lora_mid is {list(mid.shape)} for rank {rank}")
         return cls(up, down, mid, scale_of(tensors, rank))
 
     def fits(self, shape: tuple[int, ...]) -> bool:

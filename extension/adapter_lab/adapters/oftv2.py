@@ -48,6 +48,8 @@ class OFTv2(Adapter):
     def fits(self, shape: tuple[int, ...]) -> bool:
         size, inputs = _block_size(self.upper), math.prod(shape[1:])
         assert size is not None
+        if any(gains is not None and gains.numel() != shape[0] for gains in (self.magnitude, self.initial_norm)):
+            return False
         return len(shape) >= 2 and inputs % size == 0 and self.upper.shape[0] in (1, inputs // size)
 
     def describe(self) -> dict[str, Any]:
