@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from adapter_lab.training.forwards.layer import AdapterLayer, lycoris
 from adapter_lab.training.forwards.low_rank import Factors, low_rank, low_rank_delta
 from adapter_lab.training.forwards.merged import WHOLE
+from adapter_lab.training.forwards.operation import Operation, without_autocast
 from adapter_lab.training.forwards.spec import LayerSpec, Shape
 
 
@@ -69,15 +70,14 @@ class GLoRALayer(AdapterLayer):
         if not self.operation.is_conv:
             return low_rank_delta(x, self.operation, *self._factors(x.dtype)(a1, a2, b1, b2))
         dtype = x.dtype
-        mixed = torch.nn.functional.conv2d(x, a2.to(dtype))
-        weight = _MixedColumns.apply(a1.flatten(1).to(dtype), self.operation, dtype)
         update = torch.nn.functional.conv2d(self.operation.run(x, b2.to(dtype)), b1.to(dtype))
-        return update.add_(self.operation.run(mixed, weight))
+        mixed = torch.nn.functional.conv2d(x, a2.to(dtype))
+        return update.add_(_MixedConv.apply(mixed, a1.flatten(1).to(dtype), self.operation))
 
     def _factors(self, dtype: torch.dtype) -> Any:
         def form(a1: Tensor, a2: Tensor, b1: Tensor, b2: Tensor) -> Factors:
             # In the compute dtype: the base's weight is large, and W a1 no more precise than its factors.
-            mixed = _MixedColumns.apply(a1.to(dtype), self.operation, dtype)
+            mixed = _MixedColumns.apply(a1.to(dtype), self.operation)
             return torch.cat([a2, b2]).to(dtype), torch.cat([mixed, b1.to(dtype)], 1), None
 
         return form
@@ -94,21 +94,40 @@ class GLoRALayer(AdapterLayer):
 
 
 class _MixedColumns(torch.autograd.Function):
-    """W a1 (out, r[, kh, kw]) for a frozen W, of which nothing is kept."""
+    """W a1 (out, r) for a frozen W (out, in), of which nothing is kept."""
 
     @staticmethod
-    def forward(ctx: Any, a1: Tensor, operation: Any, dtype: torch.dtype) -> Tensor:
-        ctx.operation, ctx.dtype = operation, dtype
-        weight = operation.weight(dtype)
-        if weight.dim() == 2:
-            return weight @ a1
-        return (weight.movedim(1, -1) @ a1).movedim(-1, 1).contiguous()
+    def forward(ctx: Any, a1: Tensor, operation: Operation) -> Tensor:
+        ctx.operation = operation
+        return operation.weight(a1.dtype) @ a1
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        weight = ctx.operation.weight(ctx.dtype)
-        if weight.dim() == 2:
-            return weight.T @ gradient, None, None
-        rows = weight.movedim(1, -1).flatten(0, -2)
-        return rows.T @ gradient.movedim(1, -1).flatten(0, -2), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.operation.weight(gradient.dtype).T @ gradient, None
+
+
+class _MixedConv(torch.autograd.Function):
+    """The convolution of `mixed` (n, r, h, w) with W a1 (out, r, kh, kw), which is made again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, mixed: Tensor, a1: Tensor, operation: Operation) -> Tensor:
+        ctx.operation = operation
+        ctx.save_for_backward(mixed, a1)
+        return operation.run(mixed, _mixed_kernel(operation.weight(a1.dtype), a1))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        mixed, a1 = ctx.saved_tensors
+        with without_autocast(mixed.device):
+            weight = ctx.operation.weight(a1.dtype)
+            kernel = _mixed_kernel(weight, a1)
+            mixed_gradient = ctx.operation.gradient_of_input(gradient, mixed, kernel)
+            kernel_gradient = ctx.operation.gradient_of_weight(gradient, mixed, kernel)
+            rows = weight.movedim(1, -1).flatten(0, -2)
+            return mixed_gradient, rows.T @ kernel_gradient.movedim(1, -1).flatten(0, -2), None
+
+
+def _mixed_kernel(weight: Tensor, a1: Tensor) -> Tensor:
+    return (weight.movedim(1, -1) @ a1).movedim(-1, 1).contiguous()

@@ -140,8 +140,8 @@ class AdapterLayer(nn.Module):
         """The module this layer adapts."""
         return self._base[0]
 
-    @base.setter
-    def base(self, module: nn.Module) -> None:
+    def put_on(self, module: nn.Module) -> None:
+        """Adapt another module with the same weight, such as the compressed form of the old one."""
         self._base[0] = module
         self.__dict__.pop("_operation", None)
 
