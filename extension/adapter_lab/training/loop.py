@@ -23,7 +23,7 @@ from adapter_lab.training.optimizers import check_available
 from adapter_lab.training.phases import StopEarly
 from adapter_lab.training.records import Records
 from adapter_lab.training.run import Run, RunResult
-from adapter_lab.training.run_folder import LOG, AdapterFiles, RunFolder, new_run_folder
+from adapter_lab.training.run_folder import LOG, AdapterFiles, RunFolder, check_fresh, new_run_folder
 from adapter_lab.validation import validate
 
 __all__ = ["RunResult", "resume", "train"]
@@ -40,6 +40,8 @@ def train(config: TrainConfig, run_folder: Path | None = None, on_event: OnEvent
     advice = validate(config)
     check_available(config.optimizer)
     _check_averages(config)
+    if run_folder:
+        check_fresh(run_folder)
     if run_folder or config.run.output_folder:
         AdapterFiles(config.run, run_folder or Path()).check_unused()
     folder = new_run_folder(config.run, run_folder)

@@ -75,17 +75,21 @@ def _running_process(path: Path) -> int:
         return 0
 
 
+def check_fresh(path: Path) -> None:
+    """Raise ConfigError where `path` already holds a run."""
+    if RunFolder(path).has_run():
+        raise ConfigError(f"{path} already holds a run; resume it, or choose another folder.")
+
+
 def new_run_folder(config: RunConfig, path: Path | None = None) -> RunFolder:
     """Make the folder of a new run: `path`, or `<runs_folder>/<name>-<date>-<time>`, with a number where that is taken.
 
     Raises ConfigError where `path` already holds a run.
     """
     if path is not None:
-        folder = RunFolder(path)
-        if folder.has_run():
-            raise ConfigError(f"{path} already holds a run; resume it, or choose another folder.")
+        check_fresh(path)
         path.mkdir(parents=True, exist_ok=True)
-        return folder
+        return RunFolder(path)
     base = Path(config.runs_folder).expanduser() / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     base.parent.mkdir(parents=True, exist_ok=True)
     for number in range(1, 1000):

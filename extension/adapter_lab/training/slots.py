@@ -38,8 +38,8 @@ class Slot(Generic[Model]):
             return model
 
     def free(self) -> None:
-        """Give the model's memory back, on an accelerator to other programs too."""
-        self._model = None
-        gc.collect()
+        """Give the model's memory back, on a GPU to other programs too."""
+        self._model = None  # nothing in these models refers to itself, so this frees them
         if torch.cuda.is_available() and torch.cuda.is_initialized():
+            gc.collect()
             torch.cuda.empty_cache()
