@@ -215,10 +215,7 @@ class Preparation:
         if config.precision.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
             for part in _trained_text_parts(config, base):
-                # Reentrant checkpointing gives no gradients where no input needs one, as token ids do not.
-                parts[part].gradient_checkpointing_enable(  # type: ignore[operator]
-                    gradient_checkpointing_kwargs={"use_reentrant": False}
-                )
+                _checkpoint_layers(parts[part])
         return network, parts
 
     def progress(self, what: str) -> Callable[[int, int], None]:
@@ -249,6 +246,16 @@ def _trained_text_parts(config: TrainConfig, base: Base) -> list[str]:
     n = config.network
     wanted = {"te1": n.train_te and n.train_te1, "te2": n.train_te and n.train_te2}
     return [part for part in base.text_parts if wanted[part]]
+
+
+def _checkpoint_layers(encoder: Any) -> None:
+    """Recompute the activations of a text encoder's layers in the backward pass."""
+    # Reentrant checkpointing gives no gradients where no input needs one, as token ids do not.
+    options = {"use_reentrant": False}
+    if hasattr(encoder, "activation_checkpointing_enable"):  # its name in newer transformers
+        encoder.activation_checkpointing_enable(options)
+    else:
+        encoder.gradient_checkpointing_enable(options)
 
 
 @torch.no_grad()
