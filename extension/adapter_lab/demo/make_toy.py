@@ -26,7 +26,7 @@ class Effort:
     """Steps of each stage and numbers of pictures."""
 
     vae: int = 1250
-    base: int = 2000
+    base: int = 2400
     decoder: int = 800
     scorer: int = 1500
     vae_pictures: int = 8000

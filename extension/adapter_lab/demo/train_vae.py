@@ -41,7 +41,7 @@ def draw_pool(count: int, seed: int) -> np.ndarray:
 
 def to_tensor(pictures: np.ndarray) -> torch.Tensor:
     """uint8 (n, h, w, 3) to float (n, 3, h, w) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _batch(pool: np.ndarray, size: int, crop: int, rng: np.random.Generator) -> torch.Tensor:
