@@ -19,7 +19,7 @@ from torch import Tensor
 
 from adapter_lab.adapters.file import AdapterFile, save_adapter, split_key
 from adapter_lab.adapters.lora import LoRA
-from adapter_lab.adapters.tensors import TensorFile
+from adapter_lab.adapters.tensors import TensorFile, is_finite
 from adapter_lab.errors import AdapterLabError, FileFormatError
 
 OUT, IN, RANK = 8, 6, 2
@@ -300,3 +300,13 @@ def test_a_file_cut_while_open_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="cut short"):
         for name in file.modules:
             file.load(name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2])
+def test_nan_and_infinity_are_found_in_every_number_format(dtype: torch.dtype) -> None:
+    assert is_finite(torch.full((3, 4), torch.finfo(dtype).max, dtype=torch.float64).to(dtype))
+    assert is_finite(torch.empty(0, 4, dtype=dtype))
+    for value in (float("nan"), float("inf"), float("-inf")):
+        numbers = torch.ones(3, 4)
+        numbers[1, 2] = value
+        assert not is_finite(numbers.to(dtype))

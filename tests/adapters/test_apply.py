@@ -14,7 +14,7 @@ from adapter_lab.adapters.apply import apply_adapters
 from adapter_lab.adapters.base import patch, patch_, patch_bias
 from adapter_lab.adapters.file import adapter_from_tensors, save_adapter
 from adapter_lab.adapters.keys import Target, targets
-from adapter_lab.adapters.tensors import TensorFile
+from adapter_lab.adapters.tensors import TensorFile, TensorInfo
 from adapter_lab.errors import AdapterLabError, FileFormatError
 from tests.adapters.random_adapter import random_adapter
 from tests.support.checkpoints import write_random_checkpoint
@@ -120,6 +120,30 @@ def test_changed_only_keeps_the_patched_tensors_alone(checkpoints: dict[str, Pat
     changed = (out.read(key) != TensorFile.open(base).read(key)).any(dim=1)
     third = len(changed) // 3
     assert changed[2 * third :].all() and not changed[: 2 * third].any()
+
+
+def test_each_needed_tensor_is_read_once_and_no_other(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = checkpoints["sdxl"]
+    table = table_of(base)
+    fused = [name for name in table if "te2_text_model_encoder_layers_0_self_attn_" in name]
+    modules = random_adapter(
+        {name: table[name] for name in [*fused, "lora_unet_input_blocks_4_0_in_layers_2"]}, ("full",)
+    )
+    adapter = save(tmp_path / "a.safetensors", modules)
+    reads: list[str] = []
+    read = TensorFile._read
+
+    def counted(self: TensorFile, file: Any, info: TensorInfo, *more: Any) -> Tensor:
+        if self.path == base:
+            reads.append(info.key)
+        return read(self, file, info, *more)
+
+    monkeypatch.setattr(TensorFile, "_read", counted)
+    apply_adapters(base, [(adapter, 1.0)], tmp_path / "out.safetensors", changed_only=True)
+    needed = {table[name].key for name in modules} | {table[name].bias_key for name in modules}
+    assert sorted(reads) == sorted(key for key in needed if key)
 
 
 @pytest.mark.parametrize(

@@ -205,10 +205,14 @@ def _tensor_info(key: str, entry: Any, path: Path, data_start: int) -> TensorInf
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether a floating-point tensor holds neither NaN nor infinity."""
-    if tensor.element_size() == 1:  # fp8 has no minimum
-        tensor = tensor.to(torch.float32)
+    if tensor.numel() == 0:
+        return True
     # NaN spreads into the extremes; this is one pass without a copy, where isfinite() makes several.
-    return tensor.numel() == 0 or all(extreme.isfinite() for extreme in torch.aminmax(tensor))
+    try:
+        extremes = torch.aminmax(tensor)
+    except RuntimeError:  # no minimum for fp8, nor in older torch for fp16 on a CPU
+        extremes = torch.aminmax(tensor.to(torch.float32))
+    return all(bool(extreme.isfinite()) for extreme in extremes)
 
 
 class Scratch:
