@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from adapter_lab.training.forwards.low_rank import KEPT_SHARE, add_frozen
-from adapter_lab.training.forwards.operation import Operation, output_for, without_autocast
+from adapter_lab.training.forwards.operation import Operation, chunk_size, in_chunks, output_for, without_autocast
 
 
 def kronecker_factored(x: Tensor, operation: Operation, w1: Tensor, w2a: Tensor, w2b: Tensor) -> Tensor:
@@ -103,6 +103,8 @@ def _sum_of_products(rows: Tensor, values: Tensor) -> Tensor:
 
 
 class _Whole(torch.autograd.Function):
+    """Tokens come in chunks, since the values between the two products are as large as x."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, operation: Operation, w1: Tensor, w2: Tensor) -> Tensor:
         ctx.operation = operation
@@ -110,9 +112,12 @@ class _Whole(torch.autograd.Function):
         dtype = x.dtype
         with without_autocast(x.device):
             rows = x.reshape(-1, x.shape[-1])
-            first, values = w1.to(dtype), _second(rows, w2.to(dtype))
-            out, out_rows = output_for(x, len(first) * values.shape[2])
-            torch.bmm(first.expand(len(rows), -1, -1), values, out=out_rows.view(len(rows), len(first), -1))
+            first, second = w1.to(dtype), w2.to(dtype)
+            out, out_rows = output_for(x, len(first) * len(second))
+            for chunk in _token_chunks(rows, second):
+                values = _second(rows[chunk], second)
+                per_token = out_rows[chunk].view(len(values), len(first), -1)
+                torch.bmm(first.expand(len(values), -1, -1), values, out=per_token)
             add_frozen(out_rows, rows, operation, operation.bias(dtype))
         return out
 
@@ -125,22 +130,26 @@ class _Whole(torch.autograd.Function):
             first, second = w1.to(dtype), w2.to(dtype)
             rows = x.reshape(-1, x.shape[-1])
             out_rows = gradient.reshape(-1, gradient.shape[-1])
-            per_token = out_rows.view(len(rows), len(first), -1)
-            w1_gradient = torch.tensordot(per_token, _second(rows, second), dims=([0, 2], [0, 2]))
-            values_gradient = _first(first.T, per_token).view(-1, second.shape[0])
-            w2_gradient = values_gradient.T @ rows.view(-1, second.shape[1])
-            dx = None
-            if ctx.needs_input_grad[0]:
-                dx = (values_gradient @ second).view(rows.shape)
+            w1_gradient, w2_gradient = torch.zeros_like(w1), torch.zeros_like(w2)
+            dx = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
+            for chunk in _token_chunks(rows, second):
+                per_token = out_rows[chunk].view(-1, len(first), len(second))
+                values = _second(rows[chunk], second)
+                w1_gradient += torch.tensordot(per_token, values, dims=([0, 2], [0, 2]))
+                values = torch.bmm(first.T.expand(len(values), -1, -1), per_token).view(-1, len(second))
+                w2_gradient += values.T @ rows[chunk].view(-1, second.shape[1])
+                if dx is not None:
+                    torch.mm(values, second, out=dx[chunk].view(-1, second.shape[1]))
+            if dx is not None:
                 dx = dx.addmm_(out_rows, ctx.operation.weight(dtype)).view(x.shape)
-        return dx, None, w1_gradient.to(w1.dtype), w2_gradient.to(w2.dtype)
+        return dx, None, w1_gradient, w2_gradient
+
+
+def _token_chunks(rows: Tensor, w2: Tensor) -> list[slice]:
+    widest = rows.shape[1] // w2.shape[1] * max(w2.shape)
+    return in_chunks(len(rows), chunk_size(widest * rows.element_size(), rows.device))
 
 
 def _second(rows: Tensor, w2: Tensor) -> Tensor:
     """rows (n, c d) and w2 (b, d) to (n, c, b)."""
     return (rows.view(-1, w2.shape[1]) @ w2.T).view(len(rows), -1, w2.shape[0])
-
-
-def _first(w1: Tensor, values: Tensor) -> Tensor:
-    """w1 (a, c) and values (n, c, b) to (n, a, b)."""
-    return torch.bmm(w1.expand(len(values), -1, -1), values)

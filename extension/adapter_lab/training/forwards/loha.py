@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from adapter_lab.training.forwards.khatri_rao import khatri_rao
 from adapter_lab.training.forwards.layer import AdapterLayer, lycoris
 from adapter_lab.training.forwards.lora import low_rank_weight
 from adapter_lab.training.forwards.low_rank import Factors, low_rank, low_rank_delta
@@ -66,7 +67,9 @@ class LoHaLayer(AdapterLayer):
     def adapted(self, x: Tensor) -> Tensor:
         if not self._low_rank_is_cheaper(x):
             return super().adapted(x)
-        return low_rank(x, self.operation, self._factors, *self.parameters_in_use())
+        if self.operation.is_conv:
+            return low_rank(x, self.operation, self._factors, *self.parameters_in_use())
+        return khatri_rao(x, self.operation, *self.parameters_in_use())
 
     def update(self, x: Tensor) -> Tensor:
         if not self._low_rank_is_cheaper(x):

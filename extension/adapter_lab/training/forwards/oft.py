@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from adapter_lab.training.forwards.layer import AdapterLayer, lycoris, representable
-from adapter_lab.training.forwards.rotation import cayley_delta, generators, rotated, rotated_without_bias
+from adapter_lab.training.forwards.rotation import cayley_delta, generators, rotated
 from adapter_lab.training.forwards.spec import LayerSpec, Shape, factorization, impossible
 
 
@@ -70,12 +69,4 @@ class DiagOFTLayer(OrthogonalLayer):
         return lycoris().DiagOFTModule
 
     def adapted(self, x: Tensor) -> Tensor:
-        turns = self.turns()
-        if not self.spec.rescaled:
-            return rotated(x, self.operation, turns)
-        out = rotated_without_bias(x, self.operation, turns)
-        shape = (-1, 1, 1) if self.operation.is_conv else (-1,)
-        # out + out (rescale - 1): a rescale near one keeps its digits in half precision.
-        out = torch.addcmul(out, out, (self.rescale - 1).view(shape).to(x.dtype))
-        bias = self.operation.bias(x.dtype)
-        return out if bias is None else out.add_(bias.view(shape))
+        return rotated(x, self.operation, self.turns(), self.rescale.flatten() if self.spec.rescaled else None)

@@ -7,6 +7,7 @@ that is done in fp32 and fp64 only, since a bf16 weight would lose a small rotat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -36,39 +37,26 @@ def cayley_delta(blocks: Tensor, bound: float = 0.0) -> Tensor:
     return delta
 
 
-def rotated(x: Tensor, operation: Operation, delta: Tensor) -> Tensor:
-    """R (W x) + b for x as `operation.prepare` returned it; delta = R - I (k, b, b) acts on row vectors: y R.
+def rotated(x: Tensor, operation: Operation, delta: Tensor, rescale: Tensor | None = None) -> Tensor:
+    """rescale * R (W x) + b for x as `operation.prepare` returned it; rescale (out,) or None.
 
-    The base's bias is not rotated.
+    delta = R - I (k, b, b) acts on row vectors: y R. The base's bias is neither rotated nor rescaled.
     """
     function = _RotatedConv if operation.is_conv else _RotatedLinear
-    out: Tensor = function.apply(x, operation, delta, True)
+    out: Tensor = function.apply(x, operation, delta, rescale)
     return out
 
 
-def rotated_without_bias(x: Tensor, operation: Operation, delta: Tensor) -> Tensor:
-    """R (W x), as `rotated`."""
-    function = _RotatedConv if operation.is_conv else _RotatedLinear
-    out: Tensor = function.apply(x, operation, delta, False)
-    return out
+def _rotate(rows: Tensor, delta: Tensor) -> Tensor:
+    """rows (n, k b) += rows times delta (k, b, b), in place."""
+    blocks = _blocks(rows, len(delta))
+    blocks.copy_(torch.baddbmm(blocks, blocks, delta))
+    return rows
 
 
 def _blocks(rows: Tensor, count: int) -> Tensor:
     """(n, k b) as (k, n, b), a view."""
-    return rows.view(len(rows), count, -1).transpose(0, 1)
-
-
-def _rotate(rows: Tensor, delta: Tensor) -> Tensor:
-    """rows (n, k b) += rows times delta (k, b, b), in place, in chunks that stay in the cache."""
-    for chunk in in_chunks(len(rows), chunk_size(rows.shape[1] * rows.element_size(), rows.device)):
-        blocks = _blocks(rows[chunk], len(delta))
-        blocks.copy_(torch.baddbmm(blocks, blocks, delta))
-    return rows
-
-
-def _products(left: Tensor, right: Tensor, count: int) -> Tensor:
-    """Per block the sum over n of left^T right: (k, b, b) from two (n, k b)."""
-    return torch.bmm(_blocks(left, count).transpose(1, 2), _blocks(right, count))
+    return rows.unflatten(1, (count, -1)).transpose(0, 1)
 
 
 def _rotated_weight(weight: Tensor, delta: Tensor) -> Tensor:
@@ -77,101 +65,122 @@ def _rotated_weight(weight: Tensor, delta: Tensor) -> Tensor:
     return torch.baddbmm(blocks, delta.transpose(1, 2), blocks).view(weight.shape)
 
 
-def _rotation_gradient(products: Tensor, delta: Tensor, bias: Tensor | None, sums: Tensor | None) -> Tensor:
-    """dL/dR = (W x)^T g = R ((y - b)^T g) from the products y^T g, both per block."""
-    if bias is not None and sums is not None:
-        products = products - bias.view(len(delta), -1, 1) * sums.view(len(delta), 1, -1)
+def _rotation_gradient(products: Tensor, delta: Tensor) -> Tensor:
+    """dL/dR = (W x)^T g = R ((R W x)^T g) from the products (R W x)^T g of each block."""
     return torch.baddbmm(products, delta, products)
 
 
 class _RotatedLinear(torch.autograd.Function):
+    """Works through groups of blocks, so that a group's outputs are rotated while they are in the cache."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, operation: Operation, delta: Tensor, with_bias: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, operation: Operation, delta: Tensor, rescale: Tensor | None) -> Tensor:
         dtype = x.dtype
         with without_autocast(x.device):
             rows = x.reshape(-1, x.shape[-1])
-            weight, bias = operation.weight(dtype), operation.bias(dtype) if with_bias else None
-            rotation = delta.to(dtype)
+            weight, bias = operation.weight(dtype), operation.bias(dtype)
             ctx.rotates_weight = dtype in (torch.float32, torch.float64) and len(rows) > rows.shape[1]
             out, out_rows = output_for(x, len(weight))
-            if ctx.rotates_weight:
-                for chunk, part in _weight_chunks(weight, rotation):
-                    if bias is None:
-                        torch.mm(rows, part.T, out=out_rows[:, chunk])
-                    else:
-                        torch.addmm(bias[chunk], rows, part.T, out=out_rows[:, chunk])
-            else:
-                _rotate(torch.mm(rows, weight.T, out=out_rows), rotation)
+            turned = out_rows if rescale is None else torch.empty_like(out_rows)
+            for chunk, rotation in _block_chunks(rows, delta, ctx.rotates_weight):
+                if ctx.rotates_weight:
+                    torch.mm(rows, _rotated_weight(weight[chunk], rotation).T, out=turned[:, chunk])
+                else:
+                    _rotate(torch.mm(rows, weight[chunk].T, out=turned[:, chunk]), rotation)
+                if rescale is not None:
+                    # z + z (rescale - 1): a rescale near one keeps its digits in half precision.
+                    part = turned[:, chunk]
+                    torch.addcmul(part, part, (rescale[chunk] - 1).to(dtype), out=out_rows[:, chunk])
                 if bias is not None:
-                    out.add_(bias)
-        ctx.operation, ctx.with_bias, ctx.x_shape = operation, with_bias, x.shape
-        ctx.save_for_backward(out, delta)
+                    out_rows[:, chunk] += bias[chunk]
+        ctx.operation, ctx.x_shape = operation, x.shape
+        ctx.save_for_backward(out if rescale is None else turned, delta, rescale)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        out, delta = ctx.saved_tensors
-        dtype = out.dtype
-        operation: Operation = ctx.operation
-        with without_autocast(out.device):
-            rotation = delta.to(dtype)
-            out_rows = out.view(-1, out.shape[-1])
+        kept, delta, rescale = ctx.saved_tensors
+        dtype = kept.dtype
+        with without_autocast(kept.device):
+            weight = ctx.operation.weight(dtype)
+            # Without a rescale the output itself was kept, which has the bias in it.
+            bias = ctx.operation.bias(dtype) if rescale is None else None
+            kept_rows = kept.reshape(-1, kept.shape[-1])
             rows = gradient.reshape(-1, gradient.shape[-1])
-            bias = operation.bias(dtype) if ctx.with_bias else None
-            products = _products(out_rows, rows, len(delta))
-            delta_gradient = _rotation_gradient(products, rotation, bias, rows.sum(0) if bias is not None else None)
-            dx = None
-            if ctx.needs_input_grad[0]:
-                weight = operation.weight(dtype)
+            dx = rows.new_zeros(len(rows), weight.shape[1]) if ctx.needs_input_grad[0] else None
+            delta_gradient = torch.empty_like(delta)
+            rescale_gradient = None if rescale is None else torch.empty_like(rescale)
+            for chunk, rotation in _block_chunks(rows, delta, ctx.rotates_weight, weight.shape[1]):
+                part, kept_part = rows[:, chunk], kept_rows[:, chunk]
+                if rescale is not None and rescale_gradient is not None:
+                    rescale_gradient[chunk] = (part * kept_part).sum(0)
+                    part = torch.addcmul(part, part, (rescale[chunk] - 1).to(dtype))
+                count = len(rotation)
+                products = torch.bmm(_blocks(kept_part, count).transpose(1, 2), _blocks(part, count))
+                if bias is not None:
+                    products -= bias[chunk].view(count, -1, 1) * part.sum(0).view(count, 1, -1)
+                first = chunk.start // delta.shape[1]
+                delta_gradient[first : first + count] = _rotation_gradient(products, rotation)
+                if dx is None:
+                    continue
                 if ctx.rotates_weight:
-                    dx = rows.new_zeros(len(rows), weight.shape[1])
-                    for chunk, part in _weight_chunks(weight, rotation):
-                        dx.addmm_(rows[:, chunk], part)
+                    dx.addmm_(part, _rotated_weight(weight[chunk], rotation))
                 else:
-                    dx = _rotate(rows.clone(), rotation.transpose(1, 2)) @ weight
-                dx = dx.view(ctx.x_shape)
-        return dx, None, delta_gradient.to(delta.dtype), None
+                    turned = torch.baddbmm(_blocks(part, count), _blocks(part, count), rotation.transpose(1, 2))
+                    dx.addmm_(turned.transpose(0, 1).reshape(len(rows), -1), weight[chunk])
+        return None if dx is None else dx.view(ctx.x_shape), None, delta_gradient, rescale_gradient
 
 
-def _weight_chunks(weight: Tensor, rotation: Tensor) -> Any:
-    """(rows, rotated weight's rows) in chunks of whole blocks."""
-    block = rotation.shape[1]
-    step = chunk_size(weight.shape[1] * weight.element_size(), weight.device, block)
-    for chunk in in_chunks(len(weight), step):
-        yield chunk, _rotated_weight(weight[chunk], rotation[chunk.start // block : chunk.stop // block])
+def _block_chunks(
+    rows: Tensor, delta: Tensor, rotates_weight: bool, columns: int | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """(output channels, their blocks of R - I) in groups of whole blocks; `columns`: the weight's, if not `rows`'."""
+    block = delta.shape[1]
+    each = (columns or rows.shape[1]) if rotates_weight else len(rows)
+    for chunk in in_chunks(len(delta) * block, chunk_size(each * rows.element_size(), rows.device, block)):
+        yield chunk, delta[chunk.start // block : chunk.stop // block].to(rows.dtype)
 
 
 class _RotatedConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, operation: Operation, delta: Tensor, with_bias: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, operation: Operation, delta: Tensor, rescale: Tensor | None) -> Tensor:
         with without_autocast(x.device):
             out = operation.run(x, operation.weight(x.dtype)).contiguous()
-            _rotate_channels(out, delta.to(x.dtype).transpose(1, 2))
-            if with_bias and (bias := operation.bias(x.dtype)) is not None:
+            turned = _rotate_channels(out, delta.to(x.dtype).transpose(1, 2))
+            if rescale is not None:
+                out = torch.addcmul(turned, turned, (rescale - 1).view(-1, 1, 1).to(x.dtype))
+            bias = operation.bias(x.dtype)
+            if bias is not None:
                 out.add_(bias[:, None, None])
-        ctx.operation, ctx.with_bias, ctx.x_shape = operation, with_bias, x.shape
-        ctx.save_for_backward(out, delta)
+        ctx.operation, ctx.x_shape = operation, x.shape
+        ctx.save_for_backward(out if rescale is None else turned, delta, rescale)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        out, delta = ctx.saved_tensors
+        kept, delta, rescale = ctx.saved_tensors
         operation: Operation = ctx.operation
-        with without_autocast(out.device):
-            rotation = delta.to(out.dtype)
-            columns = gradient.contiguous().view(len(out), len(delta), -1, out.shape[2] * out.shape[3])
-            products = torch.matmul(out.view(columns.shape), columns.transpose(-1, -2)).sum(0)
-            bias = operation.bias(out.dtype) if ctx.with_bias else None
-            sums = columns.sum((0, 3)) if bias is not None else None
-            delta_gradient = _rotation_gradient(products, rotation, bias, sums)
+        rescale_gradient = None
+        with without_autocast(kept.device):
+            rotation = delta.to(kept.dtype)
+            gradient = gradient.contiguous()
+            if rescale is not None:
+                rescale_gradient = (gradient * kept).sum((0, 2, 3)).to(rescale.dtype)
+                gradient = torch.addcmul(gradient, gradient, (rescale - 1).view(-1, 1, 1).to(kept.dtype))
+            columns = gradient.view(len(kept), len(delta), -1, kept.shape[2] * kept.shape[3])
+            products = torch.matmul(kept.view(columns.shape), columns.transpose(-1, -2)).sum(0)
+            bias = operation.bias(kept.dtype) if rescale is None else None
+            if bias is not None:
+                products -= bias.view(len(delta), -1, 1) * columns.sum((0, 3)).unsqueeze(1)
+            delta_gradient = _rotation_gradient(products, rotation).to(delta.dtype)
             dx = None
             if ctx.needs_input_grad[0]:
-                turned = _rotate_channels(gradient.clone(memory_format=torch.contiguous_format), rotation)
+                turned = _rotate_channels(gradient.clone(), rotation)
                 x = turned.new_empty(1).expand(ctx.x_shape)
-                dx = operation.gradient_of_input(turned, x, operation.weight(out.dtype))
-        return dx, None, delta_gradient.to(delta.dtype), None
+                dx = operation.gradient_of_input(turned, x, operation.weight(kept.dtype))
+        return dx, None, delta_gradient, rescale_gradient
 
 
 def _rotate_channels(pictures: Tensor, delta: Tensor) -> Tensor:
