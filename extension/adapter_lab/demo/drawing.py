@@ -59,8 +59,19 @@ def _shade(colour: Colour, factor: float) -> Colour:
     return tuple(max(0, min(255, round(channel * factor))) for channel in colour)  # type: ignore[return-value]
 
 
-def _jitter(colour: Colour, rng: random.Random, amount: int = 8) -> Colour:
-    return tuple(max(0, min(255, channel + rng.randint(-amount, amount))) for channel in colour)  # type: ignore[return-value]
+class Variation:
+    """How much pictures of the same scene differ: 1 for the VAE and the scorer, less for what the base learns from."""
+
+    def __init__(self, rng: random.Random, amount: float) -> None:
+        self.rng, self.amount = rng, amount
+
+    def shift(self, largest: float) -> float:
+        """A random offset."""
+        return self.amount * self.rng.uniform(-largest, largest)
+
+    def tint(self, colour: Colour, largest: int = 8) -> Colour:
+        """The colour, a little different."""
+        return tuple(max(0, min(255, round(c + self.shift(largest)))) for c in colour)  # type: ignore[return-value]
 
 
 class Pen:
@@ -122,9 +133,9 @@ def star_points(x: float, y: float, outer: float, inner: float) -> list[tuple[fl
 # ---------------------------------------------------------------- hair
 
 
-def _hair_sides(figure: Figure, rng: random.Random) -> tuple[Colour, Colour]:
-    left = _jitter(HAIR[figure.hair_colour], rng)
-    return left, (_jitter(SPLIT_RIGHT, rng) if figure.hair_colour == "split" else left)
+def _hair_sides(figure: Figure, variation: Variation) -> tuple[Colour, Colour]:
+    left = variation.tint(HAIR[figure.hair_colour])
+    return left, (variation.tint(SPLIT_RIGHT) if figure.hair_colour == "split" else left)
 
 
 def _hair_behind(pen: Pen, style: str, left: Colour, right: Colour) -> None:
@@ -211,9 +222,9 @@ def _emblem(pen: Pen, kind: str) -> None:
 # ---------------------------------------------------------------- head
 
 
-def _face(pen: Pen, figure: Figure, rng: random.Random) -> None:
+def _face(pen: Pen, figure: Figure, variation: Variation) -> None:
     pen.ellipse(0, 48, 24, 21, SKIN)
-    iris = _jitter(EYES[figure.eyes], rng, 6)
+    iris = variation.tint(EYES[figure.eyes], 6)
     for side in (-1, 1):
         pen.ellipse(side * 11, 51, 7.2, 8.6, WHITE, LINE, 1.6)
         pen.ellipse(side * 11, 52, 5.8, 7.2, iris, None)
@@ -270,15 +281,15 @@ def _accessory(pen: Pen, figure: Figure, hair: tuple[Colour, Colour]) -> None:
         pen.ellipse(0, 13, 19.2, 6.2, None, (255, 235, 90), 3.4)
 
 
-def _figure(draw: ImageDraw.ImageDraw, figure: Figure, x: float, y: float, scale: float, rng: random.Random) -> None:
+def _figure(draw: ImageDraw.ImageDraw, figure: Figure, x: float, y: float, scale: float, variation: Variation) -> None:
     pen = Pen(draw, x, y, scale)
-    left, right = _hair_sides(figure, rng)
-    cloth = _jitter(CLOTHES[figure.clothes_colour], rng)
+    left, right = _hair_sides(figure, variation)
+    cloth = variation.tint(CLOTHES[figure.clothes_colour])
     _hair_behind(pen, figure.hair_style, left, right)
     _body(pen, figure, cloth)
     _emblem(pen, figure.emblem)
     _arms(pen, figure, cloth)
-    _face(pen, figure, rng)
+    _face(pen, figure, variation)
     _hair_front(pen, figure, left, right)
     _accessory(pen, figure, (left, right))
 
@@ -286,61 +297,63 @@ def _figure(draw: ImageDraw.ImageDraw, figure: Figure, x: float, y: float, scale
 # ---------------------------------------------------------------- backgrounds
 
 
-def _bands(draw: ImageDraw.ImageDraw, bands: list[tuple[float, Colour]], rng: random.Random) -> None:
+def _bands(draw: ImageDraw.ImageDraw, bands: list[tuple[float, Colour]], variation: Variation) -> None:
     """Fills horizontal bands; each entry is the band's upper edge (share of the height) and its colour."""
     side = SIZE * SUPERSAMPLE
     for index, (top, colour) in enumerate(bands):
         end = bands[index + 1][0] if index + 1 < len(bands) else 1.0
-        draw.rectangle([0, top * side, side, end * side], fill=_jitter(colour, rng, 6))
+        draw.rectangle([0, top * side, side, end * side], fill=variation.tint(colour, 6))
 
 
-def _meadow(pen: Pen, rng: random.Random) -> None:
-    _bands(pen.draw, [(0, (150, 214, 250)), (0.66, (120, 200, 90))], rng)
-    for _ in range(6):
-        pen.ellipse(rng.uniform(0, 128), rng.uniform(92, 124), 3, 3, (255, 240, 250), None)
+def _meadow(pen: Pen, variation: Variation) -> None:
+    _bands(pen.draw, [(0, (150, 214, 250)), (0.66, (120, 200, 90))], variation)
+    for x, y in ((8, 100), (22, 118), (44, 96), (84, 116), (106, 98), (121, 119)):
+        pen.ellipse(x + variation.shift(14), y + variation.shift(8), 3, 3, (255, 240, 250), None)
 
 
-def _beach(pen: Pen, rng: random.Random) -> None:
-    _bands(pen.draw, [(0, (170, 226, 250)), (0.5, (40, 140, 210)), (0.76, (244, 222, 160))], rng)
+def _beach(pen: Pen, variation: Variation) -> None:
+    _bands(pen.draw, [(0, (170, 226, 250)), (0.5, (40, 140, 210)), (0.76, (244, 222, 160))], variation)
 
 
-def _night(pen: Pen, rng: random.Random) -> None:
-    _bands(pen.draw, [(0, (24, 26, 72)), (0.82, (18, 40, 50))], rng)
-    for _ in range(9):
-        pen.ellipse(rng.uniform(2, 126), rng.uniform(2, 90), 1.6, 1.6, (255, 255, 220), None)
+def _night(pen: Pen, variation: Variation) -> None:
+    _bands(pen.draw, [(0, (24, 26, 72)), (0.82, (18, 40, 50))], variation)
+    for x, y in ((8, 14), (20, 52), (12, 84), (40, 6), (66, 10), (92, 8), (104, 40), (120, 18), (118, 76)):
+        pen.ellipse(x + variation.shift(14), y + variation.shift(14), 1.6, 1.6, (255, 255, 220), None)
 
 
-def _sunset(pen: Pen, rng: random.Random) -> None:
-    _bands(pen.draw, [(0, (240, 120, 90)), (0.3, (250, 160, 90)), (0.6, (255, 200, 120)), (0.8, (110, 60, 90))], rng)
+def _sunset(pen: Pen, variation: Variation) -> None:
+    _bands(
+        pen.draw, [(0, (240, 120, 90)), (0.3, (250, 160, 90)), (0.6, (255, 200, 120)), (0.8, (110, 60, 90))], variation
+    )
 
 
-def _room(pen: Pen, rng: random.Random) -> None:
-    _bands(pen.draw, [(0, (236, 214, 180)), (0.78, (150, 100, 62))], rng)
+def _room(pen: Pen, variation: Variation) -> None:
+    _bands(pen.draw, [(0, (236, 214, 180)), (0.78, (150, 100, 62))], variation)
     pen.polygon([(4, 10), (30, 10), (30, 44), (4, 44)], (190, 230, 250))
     pen.polygon([(98, 10), (124, 10), (124, 44), (98, 44)], (190, 230, 250))
 
 
-def _forest(pen: Pen, rng: random.Random) -> None:
-    _bands(pen.draw, [(0, (40, 96, 56)), (0.84, (70, 60, 40))], rng)
+def _forest(pen: Pen, variation: Variation) -> None:
+    _bands(pen.draw, [(0, (40, 96, 56)), (0.84, (70, 60, 40))], variation)
     for place in (8, 44, 84, 120):
-        x = place + rng.uniform(-4, 4)
+        x = place + variation.shift(4)
         pen.polygon([(x - 5, 0), (x + 5, 0), (x + 6, 110), (x - 6, 110)], (92, 62, 40), None)
 
 
-def _city(pen: Pen, rng: random.Random) -> None:
-    _bands(pen.draw, [(0, (200, 210, 224)), (0.86, (110, 110, 116))], rng)
-    for x in (0, 26, 52, 78, 104):
-        top = rng.uniform(20, 60)
+def _city(pen: Pen, variation: Variation) -> None:
+    _bands(pen.draw, [(0, (200, 210, 224)), (0.86, (110, 110, 116))], variation)
+    for x, height in ((0, 34), (26, 52), (52, 24), (78, 44), (104, 30)):
+        top = height + variation.shift(20)
         pen.polygon([(x, top), (x + 22, top), (x + 22, 110), (x, 110)], (130, 138, 152), None)
         for row in range(int(top) + 6, 104, 14):
             pen.polygon([(x + 6, row), (x + 16, row), (x + 16, row + 6), (x + 6, row + 6)], (250, 240, 170), None)
 
 
-def _white(pen: Pen, rng: random.Random) -> None:
-    _bands(pen.draw, [(0, (250, 250, 250))], rng)
+def _white(pen: Pen, variation: Variation) -> None:
+    _bands(pen.draw, [(0, (250, 250, 250))], variation)
 
 
-_PAINTERS: dict[str, Callable[[Pen, random.Random], None]] = {
+_PAINTERS: dict[str, Callable[[Pen, Variation], None]] = {
     "white": _white,
     "meadow": _meadow,
     "beach": _beach,
@@ -355,17 +368,17 @@ _PAINTERS: dict[str, Callable[[Pen, random.Random], None]] = {
 # ---------------------------------------------------------------- pictures
 
 
-def draw_scene(scene: Scene, rng: random.Random) -> Image.Image:
-    """The scene as a 128 x 128 RGB picture; position, size and colours vary a little with `rng`."""
-    side = SIZE * SUPERSAMPLE
+def draw_scene(scene: Scene, rng: random.Random, amount: float = 1.0) -> Image.Image:
+    """The scene as a 128 x 128 RGB picture; position, size, colours and background vary with `rng`, times `amount`."""
+    side, variation = SIZE * SUPERSAMPLE, Variation(rng, amount)
     image = Image.new("RGB", (side, side))
     draw = ImageDraw.Draw(image)
-    _PAINTERS[scene.background](Pen(draw, 0, 122, 1.0), rng)
+    _PAINTERS[scene.background](Pen(draw, 0, 122, 1.0), variation)
     centres = (64.0,) if len(scene.figures) == 1 else (33.0, 95.0)
     size = 1.0 if len(scene.figures) == 1 else 0.88
     for figure, centre in zip(scene.figures, centres, strict=True):
-        scale = size * rng.uniform(0.96, 1.04)
-        _figure(draw, figure, centre + rng.uniform(-3, 3), 123 + rng.uniform(-1.5, 1.5), scale, rng)
+        scale = size * (1 + variation.shift(0.04))
+        _figure(draw, figure, centre + variation.shift(3), 123 + variation.shift(1.5), scale, variation)
     return image.reduce(SUPERSAMPLE)
 
 

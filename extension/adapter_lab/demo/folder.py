@@ -8,7 +8,7 @@ from pathlib import Path
 from adapter_lab.errors import AdapterLabError
 
 from .drawing import draw_scene
-from .world import BACKGROUNDS, CHARACTERS, Character, Scene, character_caption
+from .world import BACKGROUNDS, CHARACTERS, VARIATION, Character, Scene, character_caption
 
 ALONE_SHARE = 15 / 40
 
@@ -44,7 +44,7 @@ def write_demo_folder(path: Path, count: int = 40, seed: int = 1) -> list[Path]:
     rng = random.Random(seed)
     for picture, cast in zip(pictures, casts(count), strict=True):
         scene = character_scene(list(cast), rng)
-        draw_scene(scene, rng).save(picture)
+        draw_scene(scene, rng, VARIATION).save(picture)
         caption = character_caption(scene, [character.trigger for character in cast])
         picture.with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
     return pictures

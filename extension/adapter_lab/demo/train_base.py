@@ -21,7 +21,7 @@ from .architecture import SCHEDULE, TIME_IDS, new_text_encoders, new_unet
 from .drawing import draw_scene
 from .train_vae import Say, saved_step, to_tensor
 from .vocabulary import END, build_tokenizer, write_tokenizer
-from .world import Scene, sample_scene, training_caption
+from .world import VARIATION, Scene, sample_scene, training_caption
 
 RATE = 1.5e-3
 BATCH = 32
@@ -77,7 +77,7 @@ def encode_scenes(vae: AutoencoderKL, scenes: Sequence[tuple[Scene, int]]) -> to
     latents = []
     for start in range(0, len(scenes), 32):
         part = scenes[start : start + 32]
-        pictures = np.stack([np.asarray(draw_scene(scene, random.Random(seed))) for scene, seed in part])
+        pictures = np.stack([np.asarray(draw_scene(scene, random.Random(seed), VARIATION)) for scene, seed in part])
         with torch.autocast("cpu", torch.bfloat16):
             latents.append(vae.encode(to_tensor(pictures)).latent_dist.mean.float())
     return torch.cat(latents)
