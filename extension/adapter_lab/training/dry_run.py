@@ -36,6 +36,7 @@ from adapter_lab.training.forwards.operation import CHUNK_BYTES, LARGE_CHUNK
 from adapter_lab.training.live_memory import LiveMemory, Workspace
 from adapter_lab.training.losses import sample_losses
 from adapter_lab.training.network import build_network
+from adapter_lab.training.phases import checkpoint_layers, trained_text_parts
 from adapter_lab.training.quantized import compress
 from adapter_lab.training.state_size import state_bytes
 from adapter_lab.training.step import Denoiser, NoisyBatch
@@ -227,12 +228,9 @@ class DryRun:
     def _checkpointing(self, parts: Mapping[str, Any]) -> None:
         if not self.config.precision.gradient_checkpointing:
             return
-        network = self.config.network
         parts["unet"].enable_gradient_checkpointing()
-        trained = {"te1": network.train_te1, "te2": network.train_te2}
-        for part in ("te1", "te2"):
-            if part in parts and network.train_te and trained[part]:
-                parts[part].gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        for part in trained_text_parts(self.config, self.base):
+            checkpoint_layers(parts[part])
 
     def _step(self, unet: nn.Module, encoders: TextEncoders | None, kept: Mapping[str, Any]) -> None:
         """Forward and backward pass of one batch."""

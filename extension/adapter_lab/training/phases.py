@@ -158,7 +158,7 @@ class Preparation:
         """Encode the captions into the cache, or keep the text encoders to encode them in each step."""
         config = self.config
         limit = config.dataset.token_chunks
-        trained = bool(_trained_text_parts(config, base))
+        trained = bool(trained_text_parts(config, base))
         if trained or config.dataset.cache_text == "off" or dataset.captions_vary:
             if not trained and dataset.captions_vary:
                 self.records.note(
@@ -209,13 +209,16 @@ class Preparation:
             unet.to(machine.device)
         parts: dict[str, nn.Module] = {"unet": unet}
         if encoders is not None:
-            parts |= encoders.get().parts
+            for part, encoder in encoders.get().parts.items():
+                if compressed:
+                    compress(encoder, config.precision.base_weights)
+                parts[part] = encoder
         network = build_network(config.network, targets(base.shapes), parts, config.run.seed)
         network.attach()
         if config.precision.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-            for part in _trained_text_parts(config, base):
-                _checkpoint_layers(parts[part])
+            for part in trained_text_parts(config, base):
+                checkpoint_layers(parts[part])
         return network, parts
 
     def progress(self, what: str) -> Callable[[int, int], None]:
@@ -241,14 +244,14 @@ def frozen_key(entries: Sequence[str]) -> str:
     return "".join(f"+{file_digest(Path(path))}:{strength:g}" for path, strength in pairs)
 
 
-def _trained_text_parts(config: TrainConfig, base: Base) -> list[str]:
+def trained_text_parts(config: TrainConfig, base: Base) -> list[str]:
     """The text encoders that are trained, of those the base has."""
     n = config.network
     wanted = {"te1": n.train_te and n.train_te1, "te2": n.train_te and n.train_te2}
     return [part for part in base.text_parts if wanted[part]]
 
 
-def _checkpoint_layers(encoder: Any) -> None:
+def checkpoint_layers(encoder: Any) -> None:
     """Recompute the activations of a text encoder's layers in the backward pass."""
     # Reentrant checkpointing gives no gradients where no input needs one, as token ids do not.
     options = {"use_reentrant": False}
