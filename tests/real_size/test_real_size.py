@@ -1,7 +1,8 @@
 """Every adapter type trained on checkpoints of real size: files as predicted, and applied they do what was trained.
 
-The slow tests need up to 12 GB of memory and 24 GB of disk (SDXL; SD1.5 about 8 GB of each). ADAPTER_LAB_REAL_SIZE names a folder in which the
-checkpoints of random weights are kept for the next time. `docs/real-size.md` has a recorded run.
+The slow tests need up to 12 GB of memory and 24 GB of disk (SDXL; SD1.5 about 8 GB of each).
+ADAPTER_LAB_REAL_SIZE names a folder in which the checkpoints of random weights are kept for the next time.
+`docs/real-size.md` says what is checked and has what was recorded.
 """
 
 from __future__ import annotations
