@@ -184,7 +184,7 @@ class NetworkConfig:
     algo: str = option("lora", "Adapter algorithm. LoRA with conv_dim > 0 is LoCon.", choices=ALGORITHMS, basic=True)
     dim: int = option(
         16,
-        "Rank of linear layers; block size for diag-OFT and BOFT.",
+        "Rank of linear layers and 1x1 convolutions; block size for diag-OFT and BOFT.",
         minimum=1,
         maximum=4096,
         algorithms=LOW_RANK + ORTHOGONAL,
@@ -193,7 +193,7 @@ class NetworkConfig:
     alpha: float = option(8.0, "The update is scaled by alpha / dim.", minimum=0, algorithms=LOW_RANK, basic=True)
     conv_dim: int = option(
         0,
-        "Rank of convolutions (resnets, up- and down-samplers, time embedding); 0: not trained.",
+        "Rank of 3x3 convolutions; 0: resnets, up- and down-samplers and time embedding are not trained.",
         minimum=0,
         maximum=4096,
         algorithms=LOW_RANK + ORTHOGONAL,
