@@ -60,7 +60,7 @@ def while_writing(part: str, count: int) -> None:
 
     def killing(descriptor: int) -> None:
         path = os.readlink(f"/proc/self/fd/{descriptor}")
-        hit = part in path and os.path.isfile(path)
+        hit = part in os.path.basename(path) and os.path.isfile(path)
         seen[0] += hit
         if hit and seen[0] == count:
             os.truncate(path, os.path.getsize(path) // 2)

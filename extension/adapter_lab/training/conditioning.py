@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from adapter_lab.errors import DatasetError
 from adapter_lab.training.bases.text import TextEncoders, TextOutput
 from adapter_lab.training.bases.tokenizer import ClipTokenizer
 from adapter_lab.training.dataset import FillReport, TextCache
+from adapter_lab.training.transfer import to_device
 
 Progress = Callable[[int, int], None]
 
@@ -32,7 +33,7 @@ class EncodedNow:
         encoders: TextEncoders,
         limit: int,
         trained: bool,
-        autocast: Callable[[], AbstractContextManager[None]],
+        autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.encoders = encoders
         self.limit = limit
@@ -104,7 +105,8 @@ class CachedCaptions:
             hidden.append(states)
             pooled.append(summary)
         together = torch.stack([p for p in pooled if p is not None]) if pooled[0] is not None else None
-        return TextOutput(torch.stack(hidden), together).to(self.device, torch.float32)
+        states = to_device(torch.stack(hidden), self.device, torch.float32)
+        return TextOutput(states, None if together is None else to_device(together, self.device, torch.float32))
 
     def _get(self, caption: str, chunks: int) -> tuple[Tensor, Tensor | None]:
         entry = self._caches[chunks].get(caption)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,15 +34,24 @@ class Feedback:
     batch_size: int
     seed: int
 
-    def show(self, step: int, baseline: bool = False) -> None:
-        """Sample pictures and validation loss of the present weights; `baseline`: pictures without the adapter."""
+    def show(self, step: int, done: Collection[str] = ()) -> None:
+        """Validation loss and sample pictures of the present weights, but for the kinds of events already `done`."""
+        with self._showing():
+            if "validation" not in done:
+                self.validate(step)
+            if "sample" not in done:
+                self.pictures(step)
+
+    def show_baseline(self) -> None:
+        """Sample pictures of the base without the adapter."""
+        with self._showing():
+            self.pictures(0, baseline=True)
+
+    @contextmanager
+    def _showing(self) -> Iterator[None]:
         self.prepared.train(False)
         try:
-            if baseline:
-                self.pictures(step, baseline=True)
-            else:
-                self.validate(step)
-                self.pictures(step)
+            yield
         finally:
             self.prepared.train(True)
 
@@ -53,7 +62,6 @@ class Feedback:
         prepared = self.prepared
         with (
             prepared.network.disabled() if baseline else nullcontext(),
-            self.machine.autocast(),
             prepared.vae.use() as vae,
         ):
             pictures = sample(

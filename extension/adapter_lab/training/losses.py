@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from adapter_lab.config import LossConfig
+from adapter_lab.training.transfer import to_device
 
 PREDICTIONS = ("epsilon", "v_prediction")
 
@@ -40,7 +41,8 @@ class NoiseSchedule:
         abar = self.alphas_cumprod[timesteps].double()
         shape = (-1,) + (1,) * (like.ndim - 1)
         # Placed after the arithmetic, so that every device gets the same rounded values.
-        return abar.sqrt().to(like).view(shape), (1 - abar).sqrt().to(like).view(shape)
+        signal, sigma = abar.sqrt().to(like.dtype), (1 - abar).sqrt().to(like.dtype)
+        return to_device(signal, like.device).view(shape), to_device(sigma, like.device).view(shape)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """x_t for x0 `latents` and eps `noise`, both (B, C, h, w), at `timesteps` (B,) on the CPU."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from adapter_lab.training.quantized import compress
 from adapter_lab.training.records import Records
 from adapter_lab.training.slots import Slot
 from adapter_lab.training.step import Denoiser
+from adapter_lab.training.transfer import to_device
 
 TEXT_PARTS = ("te1", "te2")
 Source = Callable[[Iterable[Batch]], Iterator[LatentBatch]]
@@ -55,10 +55,6 @@ class Machine:
         device = choose_device(config.precision)
         name = choose_format(config.precision, device)
         return cls(make_accelerator(device, name), device, FORMATS[name])
-
-    def autocast(self) -> AbstractContextManager[None]:
-        """Mixed precision, where the format is not fp32."""
-        return self.accelerator.autocast()
 
 
 @dataclass
@@ -114,8 +110,8 @@ class Preparation:
             added_conditions=base.added_conditions,
             scaling_factor=base.components["vae"].config["scaling_factor"],
             device=self.machine.device,
-            autocast=self.machine.autocast,
             loss=config.loss,
+            dtype=self.machine.dtype,
         )
         return Prepared(base, dataset, network, denoiser, source, vae, encoders, prompts, parts)
 
@@ -165,7 +161,7 @@ class Preparation:
                     "The text encoders stay in memory and encode in each step, because captions vary (tags are "
                     "shuffled or dropped, or wildcards are on)."
                 )
-            return EncodedNow(encoders.get(), limit, trained, self.machine.autocast)
+            return EncodedNow(encoders.get(), limit, trained)
         key = base.text_key + frozen_key(config.network.frozen_adapters)
         cached = CachedCaptions(dataset.cache_folder, base.tokenizer, key, base.clip_skip, limit, self.machine.dtype)
         cached.device = self.machine.device
@@ -182,7 +178,7 @@ class Preparation:
         """The encoded prompts of the sample pictures; empty where none are made."""
         if not self.config.preview.prompts:
             return []
-        with encoders.use() as model, self.machine.autocast():
+        with encoders.use() as model:
             return encode_prompts(model, self.config.preview)
 
     def _load_encoders(self, base: Base) -> TextEncoders:
@@ -192,7 +188,7 @@ class Preparation:
 
     def _encoder(self, encoders: TextEncoders) -> Callable[[list[str], int], TextOutput]:
         def encode(captions: list[str], chunks: int) -> TextOutput:
-            with torch.no_grad(), self.machine.autocast():
+            with torch.no_grad():
                 return encoders.encode(captions, chunks)
 
         return encode
@@ -264,5 +260,5 @@ def checkpoint_layers(encoder: Any) -> None:
 @torch.no_grad()
 def _encode(vae: Any, device: torch.device, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (B, C, h, w) of the VAE's posterior for pixels (B, 3, H, W)."""
-    posterior = vae.encode(pixels.to(device, vae.dtype)).latent_dist
+    posterior = vae.encode(to_device(pixels, device, vae.dtype)).latent_dist
     return posterior.mean.float(), posterior.std.float()

@@ -21,7 +21,7 @@ from adapter_lab.training.optimizers import build_optimizer, rate_groups
 from adapter_lab.training.peak_memory import MemoryMeter
 from adapter_lab.training.phases import Machine, Preparation, Prepared, frozen_key
 from adapter_lab.training.records import Records, StepLabel
-from adapter_lab.training.run_folder import AdapterFiles, RunFolder
+from adapter_lab.training.run_folder import AdapterFiles, RunFolder, remove_leftovers
 from adapter_lab.training.saving import Saver, describe_adapter, fingerprint
 from adapter_lab.training.schedules import schedule_factor
 from adapter_lab.training.step import accumulate_gradients
@@ -62,6 +62,8 @@ class Run:
         records.memory = self.memory.present
         self.files = AdapterFiles(config.run, folder.path)
         self.state: TrainingState | None = None
+        if started_before:
+            remove_leftovers(folder, self.files)
         if started_before and states(folder.state):
             self.state, complaints = load_latest(folder.state)
             for complaint in complaints:
@@ -105,7 +107,9 @@ class Run:
         self.records.begin(step, self.budget.total_steps)
         self.prepared.train(True)
         if step == 0 and self.config.preview.baseline:
-            self.feedback.show(0, baseline=True)
+            self.feedback.show_baseline()
+        elif step > 0:
+            self._show_what_is_missing(step)
         step, reason = self.steps(step)
         return self._finish(step, reason, loading_peak)
 
@@ -118,6 +122,13 @@ class Run:
             finished.rename(numbered)
             self.files.saved[self.files.saved.index(finished.name)] = numbered.name
             self.records.note(f"{finished.name} of step {state.step} is now {numbered.name}.")
+
+    def _show_what_is_missing(self, step: int) -> None:
+        """Where the run was cut off between saving `step` and showing it, show it now."""
+        done = {event["event"] for event in read_events(self.folder.events) if event.get("step") == step}
+        if "saved" in done and not {"validation", "sample"} <= done:
+            with self.saver.shown_weights():
+                self.feedback.show(step, done)
 
     def _set_up(self, prepared: Prepared) -> None:
         """Make the optimiser and all that watches over the steps."""

@@ -146,3 +146,13 @@ class AdapterFiles:
     def paths(self) -> list[Path]:
         """The files saved so far that are kept, oldest first."""
         return [self.folder / name for name in self.saved]
+
+
+def remove_leftovers(folder: RunFolder, files: AdapterFiles) -> None:
+    """Delete temporary files that a process of this run left when it was killed while writing."""
+    own = re.compile(rf"\.{re.escape(files.name)}(-\d+)?\.safetensors\.\d+\.part")
+    places = {folder.state: re.compile(r".*\.tmp"), folder.samples: re.compile(r".*\.part"), files.folder: own}
+    for place, pattern in places.items():
+        for path in place.iterdir() if place.is_dir() else ():
+            if pattern.fullmatch(path.name):
+                path.unlink(missing_ok=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from adapter_lab.config import LossConfig
 from adapter_lab.training.bases.text import TextOutput
@@ -17,6 +18,10 @@ from adapter_lab.training.dataset import Batch
 from adapter_lab.training.latents import LatentBatch
 from adapter_lab.training.losses import NoiseSchedule, sample_losses, snr_weights
 from adapter_lab.training.noise import draw_noise, draw_perturbation, draw_posterior, draw_timestep, seed_everything
+from adapter_lab.training.transfer import to_device
+
+# Latent positions up to which attention's whole matrix is small: 1024 are a picture of 256 x 256 pixels.
+SMALL_PICTURE = 1024
 
 Sizes = Sequence[tuple[int, int]]
 # SDXL's further conditions for the UNet from original sizes, crops and targets of the pictures and the pooled text.
@@ -42,8 +47,11 @@ class Denoiser:
     added_conditions: AddedConditions
     scaling_factor: float
     device: torch.device
-    autocast: Callable[[], AbstractContextManager[None]]
     loss: LossConfig
+    # What the frozen weights are stored and computed in. Adapter layers keep their own weights in fp32 and see to their
+    # precision themselves, so there is no autocast, which would run every norm in fp32 and convert its output again.
+    dtype: torch.dtype = torch.float32
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def noise(
         self, batch: LatentBatch, draws: Sequence[tuple[object, ...]], timesteps: Tensor | None = None
@@ -52,13 +60,14 @@ class Denoiser:
         shape = batch.mean.shape[1:]
         last = len(self.schedule.alphas_cumprod) - 1
         posterior = torch.stack([draw_posterior(shape, *names) for names in draws])
-        latents = ((batch.mean + batch.std * posterior.to(batch.mean.device)) * self.scaling_factor).to(self.device)
+        posterior = to_device(posterior, batch.mean.device)
+        latents = to_device((batch.mean + batch.std * posterior) * self.scaling_factor, self.device)
         noise = torch.stack([draw_noise(shape, self.loss, *names) for names in draws])
         extra = [draw_perturbation(shape, self.loss, *names) for names in draws]
         shown = noise if extra[0] is None else noise + torch.stack([e for e in extra if e is not None])
         if timesteps is None:
             timesteps = torch.tensor([draw_timestep(self.loss, *names, last=last) for names in draws])
-        noise, shown = noise.to(self.device), shown.to(self.device)
+        noise, shown = to_device(noise, self.device), to_device(shown, self.device)
         return NoisyBatch(
             self.schedule.add_noise(latents, shown, timesteps),
             self.schedule.target(latents, noise, timesteps),
@@ -72,7 +81,7 @@ class Denoiser:
         noisy = self.noise(batch, draws, timesteps)
         text = self.conditioning(batch.batch.captions)
         prediction = self.predict(noisy, text, batch.batch)
-        mask = None if batch.mask is None else batch.mask.to(self.device)
+        mask = None if batch.mask is None else to_device(batch.mask, self.device)
         return sample_losses(prediction, noisy.target, mask, self.loss), noisy.timesteps.tolist()
 
     def predict(self, noisy: NoisyBatch, text: TextOutput, batch: Batch) -> Tensor:
@@ -81,13 +90,13 @@ class Denoiser:
             [sample.original_size for sample in batch.items],
             [sample.crop_top_left for sample in batch.items],
             [sample.target_size for sample in batch.items],
-            text.pooled,
+            None if text.pooled is None else text.pooled.to(self.dtype),
         )
         with self.autocast():
             return self.unet(
-                noisy.noisy,
-                noisy.timesteps.to(self.device),
-                encoder_hidden_states=text.hidden,
+                noisy.noisy.to(self.dtype),
+                to_device(noisy.timesteps, self.device),
+                encoder_hidden_states=text.hidden.to(self.dtype),
                 added_cond_kwargs=conditions,
                 return_dict=False,
             )[0]
@@ -97,7 +106,17 @@ def sample_weights(denoiser: Denoiser, batch: Batch, timesteps: Sequence[int]) -
     """Weight (B,) on the device of each sample's loss: by noise level, and `prior_weight` for class pictures."""
     weights = snr_weights(denoiser.schedule, torch.tensor(timesteps), denoiser.loss)
     prior = torch.tensor([denoiser.loss.prior_weight if s.is_regularisation else 1.0 for s in batch.items])
-    return (weights * prior).to(denoiser.device)
+    return to_device(weights * prior, denoiser.device)
+
+
+def attention_kernel(device: torch.device, latents: Tensor) -> AbstractContextManager[Any]:
+    """Choose how attention is computed for `latents` (B, C, h, w): plain products for small pictures on a CPU.
+
+    The CPU's flash kernel saves memory that small pictures do not need, and its backward pass takes much longer.
+    """
+    if device.type == "cpu" and latents.shape[2] * latents.shape[3] <= SMALL_PICTURE:
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
 
 
 def accumulate_gradients(
@@ -117,11 +136,13 @@ def accumulate_gradients(
     samples: list[tuple[str, int]] = []
     for index, batch in enumerate(batches):
         seed_everything(seed, "dropout", step, index)
+        kernel = attention_kernel(denoiser.device, batch.mean)
         # By picture, not by place in the batch, so that the same pictures in other batches see the same noise.
         draws = [(seed, step, sample.key, sample.repeat) for sample in batch.batch.items]
-        plain, timesteps = denoiser.losses(batch, draws)
-        weighted = plain * sample_weights(denoiser, batch.batch, timesteps)
-        backward(weighted.sum() / total)
+        with kernel:  # around the backward pass too, where checkpointing computes the forward again
+            plain, timesteps = denoiser.losses(batch, draws)
+            weighted = plain * sample_weights(denoiser, batch.batch, timesteps)
+            backward(weighted.sum() / total)
         columns.append(torch.stack([weighted.detach(), plain.detach()]))
         samples += zip([sample.key for sample in batch.batch.items], timesteps)
     return torch.cat(columns, dim=1), samples
