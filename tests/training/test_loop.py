@@ -70,6 +70,7 @@ def test_a_run_writes_what_it_promises(tmp_path, family, train_te, parts):
     losses = losses_of(folder)
     assert len(losses) == 3
     assert result.final_loss == pytest.approx(sum(losses) / 3)
+    assert [event["progress"] for event in events_of(folder, "step")] == pytest.approx([1 / 3, 2 / 3, 1], abs=1e-5)
     kinds = [event["event"] for event in seen]
     assert kinds[0] == "started"
     assert kinds[-1] == "finished"

@@ -1,13 +1,19 @@
 """The event log of a run: `events.jsonl`, one JSON object per line, only ever appended to.
 
 Every event has `event` (its kind) and `time` (seconds since 1970). Kinds and what else they hold:
-    started     run, step, config summary          resumed    step: events of later steps written before no longer count
-    dataset     the report on the folder           cached     what, count, seconds
-    step        step, epoch, loss, rates per part (lr, d, d_hat), seconds_per_step, memory_bytes
-    validation  step, loss                         saved      step, path, bytes
-    state       step, path                         sample     step, paths, prompts
-    note        message                            warning    message
-    finished    reason, step, seconds, final_loss, peak_bytes, pictures
+    started     run, folder, name, started_at, algo, device, format, adapters (their folder)
+    resumed     step: events of later steps written before this one no longer count
+    note        message that is good to know
+    warning     message about what a person may want to change
+    dataset     report on the pictures, and its text
+    preparing   what (scan, latents, captions), done, total
+    cached      what, made, found, seconds
+    step        step, epoch, loss, rates per part (lr, d, d_hat), seconds_per_step, memory_bytes, progress (0 to 1)
+    validation  step, loss
+    sample      step, paths, prompts
+    saved       step, path, bytes, final, removed (older files deleted for it)
+    state       step, path
+    finished    step, reason, seconds, seconds_per_step, final_loss, peak_bytes, loading_peak_bytes, adapters, pictures
     failed      message
 """
 

@@ -20,17 +20,22 @@ from adapter_lab.training.run_folder import LOG, RunFolder
 
 # The final loss is the mean over this many last steps; one step's loss says mostly what its timesteps were.
 RECENT_STEPS = 50
+LOGGED = ("started", "resumed", "cached", "validation", "saved", "state")
 
 
 @dataclass(frozen=True)
 class StepLabel:
-    """What belongs to a step's losses: `samples` are (picture, timestep) in the order of the losses."""
+    """What belongs to a step's losses: `samples` are (picture, timestep) in the order of the losses.
+
+    `progress` is the share of the budget that is used, 0 without one.
+    """
 
     step: int
     epoch: int
     samples: list[tuple[str, int]]
     rates: dict[str, dict[str, Any]]
     seconds: float
+    progress: float = 0.0
 
 
 class Records:
@@ -58,7 +63,9 @@ class Records:
             self.warning(f"TensorBoard scalars are not written, because its package is missing ({error}).")
 
     def event(self, kind: str, **values: Any) -> Event:
-        """Write an event."""
+        """Write an event, those of LOGGED also to the log."""
+        if kind in LOGGED:
+            LOG.info("%s: %s", kind, ", ".join(f"{name} {value}" for name, value in values.items()))
         return self.events.write(kind, **values)
 
     def note(self, message: str) -> None:
@@ -109,6 +116,7 @@ class Records:
             rates=label.rates,
             seconds_per_step=round(label.seconds, 4),
             memory_bytes=self.memory(),
+            progress=round(label.progress, 6),
         )
         if self._board is not None:
             for name, value in _scalars(loss, label).items():
@@ -119,7 +127,9 @@ class Records:
 
     def _postfix(self, label: StepLabel) -> str:
         rates = " ".join(f"{values['lr']:.2e}" for values in label.rates.values())
-        return f"loss {self.final_loss():.4f}, rate {rates}, {self.memory() / 2**30:.1f} GiB"
+        # A budget of minutes has no last step that the bar could count towards.
+        share = "" if self._bar is None or self._bar.total else f", {100 * label.progress:.0f}% of the time"
+        return f"loss {self.final_loss():.4f}, rate {rates}, {self.memory() / 2**30:.1f} GiB{share}"
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """Write one TensorBoard scalar."""

@@ -217,8 +217,10 @@ class Run:
         self.prepared.network.apply_max_norm()
         if self.average is not None:
             self.average.update()
+        seconds = time.monotonic() - begin
+        used = self.budget.progress(step + 1, self.stopwatch.seconds + seconds)
         epoch = self.budget.epoch_of(step)[0]
-        self.records.step(losses, StepLabel(step + 1, epoch, samples, rates, time.monotonic() - begin))
+        self.records.step(losses, StepLabel(step + 1, epoch, samples, rates, seconds, used))
 
     def save(self, step: int, final: bool = False) -> None:
         """Save adapter and state after `step`, then show where training stands."""
