@@ -213,6 +213,15 @@ def test_network_metadata_in_kohyas_words(network, module, arguments):
     assert json.loads(entries["adapter_lab.network"])["algo"] == network.algo
 
 
+def test_metadata_gives_the_rates_that_are_used():
+    config = TrainConfig()
+    entries = metadata.training_entries(config)
+    assert (entries["ss_learning_rate"], entries["ss_unet_lr"], entries["ss_text_encoder_lr"]) == ("1.0", "1.0", "None")
+    config.network.train_te, config.optimizer.name, config.optimizer.te1_lr = True, "adamw", 5e-5
+    entries = metadata.training_entries(config)
+    assert (entries["ss_unet_lr"], entries["ss_text_encoder_lr"]) == ("0.0001", "5e-05")
+
+
 def test_metadata_names_no_folder_of_this_machine():
     config = TrainConfig()
     config.base.checkpoint = "/home/mio/models/base.safetensors"

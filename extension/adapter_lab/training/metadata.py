@@ -17,6 +17,7 @@ from typing import Any
 from adapter_lab import __version__
 from adapter_lab.adapters.options import OWN_NETWORK
 from adapter_lab.config import NetworkConfig, TrainConfig
+from adapter_lab.training.optimizers import rate_of
 
 # A setting of ours and the name LyCORIS and kohya know it by in `network_args`.
 NETWORK_ARGUMENTS = {
@@ -83,14 +84,15 @@ def network_entries(network: NetworkConfig) -> dict[str, str]:
 def training_entries(config: TrainConfig) -> dict[str, str]:
     """Entries that follow from how it is trained."""
     c, o, d, loss = config, config.optimizer, config.dataset, config.loss
-    parts = {"ss_unet_lr": c.network.train_unet, "ss_text_encoder_lr": c.network.train_te}
-    rates = {"ss_unet_lr": o.lr, "ss_text_encoder_lr": o.te1_lr or o.lr}
+    unet_rate = str(rate_of(o, "unet")) if c.network.train_unet else "None"
+    text_rate = str(rate_of(o, "te1" if c.network.train_te1 else "te2")) if c.network.train_te else "None"
     return {
         "ss_output_name": c.run.name,
         "ss_seed": str(c.run.seed),
         "ss_optimizer": o.name,
-        "ss_learning_rate": str(o.lr),
-        **{name: str(rates[name]) if trained else "None" for name, trained in parts.items()},
+        "ss_learning_rate": str(rate_of(o, "unet")),
+        "ss_unet_lr": unet_rate,
+        "ss_text_encoder_lr": text_rate,
         "ss_lr_scheduler": o.schedule,
         "ss_lr_warmup_steps": str(o.warmup_steps),
         "ss_gradient_accumulation_steps": str(o.gradient_accumulation),
