@@ -17,6 +17,7 @@ from adapter_lab.adapters.file import AdapterFile
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError, ConfigError, TrainingStopped
 from adapter_lab.training.checkpoint import load_latest
+from adapter_lab.training.events import EventLog
 from adapter_lab.training.loop import resume, train
 from tests.support.training import draw_pictures, events_of, losses_of, tiny_base, tiny_config
 
@@ -418,6 +419,20 @@ def test_a_full_disk_ends_the_run_in_words_and_loses_nothing(tmp_path, monkeypat
     assert [path.name for path in (tmp_path / "run" / "adapters").iterdir()] == ["adapter-000002.safetensors"]
     assert [path.name for path in (tmp_path / "run" / "state").iterdir()] == ["step-00000002.pt"]
     assert resume(tmp_path / "run").steps == 4
+
+
+def test_a_disk_that_is_full_for_the_events_too_is_said_in_words(tmp_path, monkeypatch):
+    write = EventLog.write
+
+    def full(self: EventLog, kind: str, **values: Any) -> Any:
+        if kind in ("step", "failed"):
+            raise OSError(28, "No space left on device")
+        return write(self, kind, **values)
+
+    monkeypatch.setattr(EventLog, "write", full)
+    with pytest.raises(AdapterLabError, match="disk is full"):
+        train(tiny_config(tmp_path), tmp_path / "run")
+    assert "No space left" in (tmp_path / "run" / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(

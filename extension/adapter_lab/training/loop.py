@@ -7,8 +7,9 @@ moment and resumed gives the same losses and the same file, bit for bit on a CPU
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def _run(config: TrainConfig, folder: RunFolder, on_event: OnEvent | None, advic
         stack.enter_context(folder.logging())
         started_before = folder.events.exists()
         records = Records(folder, on_event)
-        stack.callback(records.close)
+        stack.callback(_close, records)
         stop = stack.enter_context(StopRequests(folder.path))
         try:
             run = Run(config, folder, records, stop, started_before)
@@ -123,6 +124,13 @@ def _run(config: TrainConfig, folder: RunFolder, on_event: OnEvent | None, advic
         except AdapterLabError as error:
             _note_failure(records, str(error), error)
             raise
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                _note_failure(records, f"{type(error).__name__}: {error}", error)
+                raise
+            sentence = _DISK_FULL.format(folder=folder.path)
+            _note_failure(records, sentence, error)
+            raise AdapterLabError(sentence) from error
         except BaseException as error:
             _note_failure(records, f"{type(error).__name__}: {error}", error)
             raise
@@ -135,10 +143,22 @@ _OUT_OF_MEMORY = (
 )
 
 
+_DISK_FULL = (
+    "The disk is full, so {folder} could not be written to any more. What was saved is whole: make room and resume "
+    "the run."
+)
+
+
 def _note_failure(records: Records, sentence: str, error: BaseException) -> None:
     """Note why a run failed, in words for the person and as a traceback in the log."""
-    records.event("failed", message=sentence)
     LOG.error("Training failed: %s", sentence, exc_info=error)
+    with suppress(OSError):  # the disk may be what failed
+        records.event("failed", message=sentence)
+
+
+def _close(records: Records) -> None:
+    with suppress(OSError):
+        records.close()
 
 
 def _stopped_early(folder: RunFolder, records: Records, reason: str) -> RunResult:
