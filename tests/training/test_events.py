@@ -123,7 +123,8 @@ def test_peak_memory_sees_an_allocation_that_is_freed_again():
     block = torch.ones(30_000_000)
     meter.present()
     del block
-    assert 100e6 < meter.peak() < 400e6
+    # 120 MB, of which a few may come from pages the process already had.
+    assert 90e6 < meter.peak() < 400e6
 
 
 def test_peak_memory_counts_from_its_own_start():

@@ -275,13 +275,17 @@ def test_ema_is_saved_and_the_raw_weights_go_on_training(tmp_path):
 
 
 def test_prodigy_plus_schedule_free_saves_its_average(tmp_path):
-    config = tiny_config(tmp_path, optimizer__name="prodigy-plus-schedule-free", optimizer__lr=0.0, run__steps=4,
-                         optimizer__d0=1e-2, save__every_steps=2, save__dtype="fp32")  # fmt: skip
+    config = tiny_config(
+        tmp_path, "sdxl", optimizer__name="prodigy-plus-schedule-free", optimizer__lr=0.0, run__steps=4,
+        optimizer__d0=1e-2, save__every_steps=2, save__dtype="fp32",
+    )  # fmt: skip
     result = train(config)
     state, _ = load_latest(result.run_folder / "state")
     final = weights(result.adapters[-1])
-    ups = {name for name in final if name.endswith("lora_up.weight")}
-    assert all(final[name].abs().max() > 0 for name in ups)
+    # The middle block sees one token at 64 px, so its self-attention's queries and keys get no gradient.
+    still = ("middle_block_1_transformer_blocks_0_attn1_to_q", "middle_block_1_transformer_blocks_0_attn1_to_k")
+    ups = {name for name in final if name.endswith("lora_up.weight") and not any(part in name for part in still)}
+    assert ups and all(final[name].abs().max() > 0 for name in ups)
     raw = list(state.weights.values())
     assert not any(torch.equal(v, final[name]) for name in ups for v in raw if v.shape == final[name].shape)
 
