@@ -157,7 +157,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def memory_of(forward: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor, gradient: Tensor) -> tuple[int, int]:
-    """(largest number of bytes alive in a step, bytes kept for the backward pass beside parameters, input and output)."""
+    """(largest number of bytes alive, bytes kept for the backward pass beside parameters, input and output)."""
     resident = [*module.parameters(), x, gradient]
     x.grad = None
     kept: dict[int, int] = {}
