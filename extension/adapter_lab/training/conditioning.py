@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -33,16 +32,14 @@ class EncodedNow:
         encoders: TextEncoders,
         limit: int,
         trained: bool,
-        autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.encoders = encoders
         self.limit = limit
         self.trained = trained
-        self._autocast = autocast
 
     def __call__(self, captions: Sequence[str]) -> TextOutput:
         chunks = self.encoders.tokenizer.chunks_needed(captions, self.limit)
-        with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()), self._autocast():
+        with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):
             return self.encoders.encode(captions, chunks)
 
 

@@ -2,14 +2,13 @@
 
 The modules, adapter layers, forwards and losses are those of a real run; only their tensors have no values
 (torch's FakeTensorMode). Fake tensors live on the CPU, because a torch without CUDA cannot differentiate fake CUDA
-ones; where CUDA does something else (mixed precision of norms, sizes of temporary values), that is imitated here.
+ones; where CUDA does something else (sizes of temporary values, attention), that is imitated here.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -30,7 +28,6 @@ from adapter_lab.training.bases.layout import layout
 from adapter_lab.training.bases.modules import new_text_encoder, new_unet, new_vae, without_weights
 from adapter_lab.training.bases.single_file import Opened
 from adapter_lab.training.bases.text import TextEncoders, TextOutput
-from adapter_lab.training.bases.tokenizer import clip_tokenizer
 from adapter_lab.training.conditioning import EncodedNow
 from adapter_lab.training.forwards.operation import CHUNK_BYTES, LARGE_CHUNK
 from adapter_lab.training.live_memory import LiveMemory, Workspace
@@ -39,7 +36,7 @@ from adapter_lab.training.network import build_network
 from adapter_lab.training.phases import checkpoint_layers, trained_text_parts
 from adapter_lab.training.quantized import compress
 from adapter_lab.training.state_size import state_bytes
-from adapter_lab.training.step import Denoiser, NoisyBatch
+from adapter_lab.training.step import Denoiser, NoisyBatch, attention_kernel
 
 FAKE_DEVICE = torch.device("cpu")
 CAPTIONS_AT_ONCE = 8  # TextCache.fill's batch
@@ -98,69 +95,47 @@ class DryRun:
 
     def phases(self) -> list[PhasePeak]:
         """Every phase's peak, in the order of a run."""
-        vae_stays, encoders_stay = self._stay()
+        models = {part: self._without_weights(part) for part in self.base.components}
+        parts = {part: models[part] for part in self.base.text_parts}
+        encoders = TextEncoders(self.base.family, parts, self.base.tokenizer, self.base.clip_skip)
+        keep_all = not self.config.precision.phased_loading
         pieces = {FAKE_DEVICE.type: CHUNK_BYTES.get("cuda", LARGE_CHUNK)} if self.on_cuda else {}
         with self.fake, patch.dict(CHUNK_BYTES, pieces):
-            kept: dict[str, nn.Module] = {}
-            peaks = []
-            vae = self._module("vae", torch.float32)
-            peaks.append(self._encode_pictures(vae))
-            if vae_stays:
-                kept["VAE"] = vae
-            encoders = self._text_encoders()
-            if not encoders_stay:
+            for part, model in models.items():
+                _fill(model, torch.float32 if part == "vae" else self.dtype)
+            peaks = [self._encode_pictures(models["vae"])]
+            kept = {"VAE": models["vae"]} if keep_all or self.encodes_pictures_in_steps else {}
+            if not self.encodes_captions_in_steps:
                 peaks.append(self._encode_captions(encoders, kept))
-            if encoders_stay or not self.config.precision.phased_loading:
-                kept["text encoders"] = nn.ModuleDict(encoders.parts)
-            peaks.append(self._train(encoders if encoders_stay else None, kept))
+            if keep_all or self.encodes_captions_in_steps:
+                kept["text encoders"] = nn.ModuleDict(parts)
+            peaks.append(self._train(models["unet"], encoders if self.encodes_captions_in_steps else None, kept))
         return peaks
 
-    def _stay(self) -> tuple[bool, bool]:
-        """Whether VAE and text encoders are used in every step (or kept anyway)."""
-        data, network = self.config.dataset, self.config.network
-        vae = data.cache_latents == "off" or data.color_augment or data.random_crop
+    @property
+    def encodes_pictures_in_steps(self) -> bool:
+        """Whether every step encodes its pictures, so that the VAE stays in memory."""
+        data = self.config.dataset
+        return data.cache_latents == "off" or data.color_augment or data.random_crop
+
+    @property
+    def encodes_captions_in_steps(self) -> bool:
+        """Whether every step encodes its captions, so that the text encoders stay in memory."""
+        data = self.config.dataset
         varied = data.shuffle_tags or data.tag_dropout > 0 or data.wildcards
-        text = network.train_te or varied or data.cache_text == "off"
-        return vae or not self.config.precision.phased_loading, text
+        return bool(trained_text_parts(self.config, self.base)) or varied or data.cache_text == "off"
 
-    # Models
-
-    def _module(self, part: str, dtype: torch.dtype) -> nn.Module:
-        """A component with fake weights."""
+    def _without_weights(self, part: str) -> nn.Module:
         config = self.base.components[part].config
         builders: dict[str, Callable[[], nn.Module]] = {
             "unet": lambda: new_unet(config),
             "vae": lambda: new_vae(config),
         }
-        module = without_weights(builders.get(part, lambda: new_text_encoder(part, config)))
-        for owner in module.modules():
-            if self.on_cuda and isinstance(owner, (nn.LayerNorm, nn.GroupNorm)):
-                owner.forward = functools.partial(_norm_in_fp32, owner)  # type: ignore[method-assign]
-            for name, parameter in owner._parameters.items():
-                if parameter is not None:
-                    fake = torch.empty(parameter.shape, dtype=dtype)
-                    owner.register_parameter(name, nn.Parameter(fake, requires_grad=False))
-            for name, buffer in owner._buffers.items():
-                if buffer is not None:
-                    owner._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
-        return module
-
-    def _text_encoders(self) -> TextEncoders:
-        parts = {part: self._module(part, self.dtype) for part in self.base.text_parts}
-        tokenizer = self.base.tokenizer if self.base.path.exists() else clip_tokenizer()
-        return TextEncoders(self.base.family, parts, tokenizer, self.base.clip_skip)
+        return without_weights(builders.get(part, lambda: new_text_encoder(part, config)))
 
     def _captions(self, count: int) -> list[str]:
         """Captions as long as the settings allow."""
         return ["a " * 75 * self.config.dataset.token_chunks] * count
-
-    @contextmanager
-    def _autocast(self) -> Iterator[None]:
-        if self.dtype == torch.float32:
-            yield
-        else:
-            with torch.autocast(FAKE_DEVICE.type, dtype=self.dtype):
-                yield
 
     # Phases
 
@@ -177,13 +152,13 @@ class DryRun:
             memory.adopt(label, _tensors(module))
         for module in encoders.parts.values():
             memory.adopt("text encoders", _tensors(module))
-        with memory, torch.no_grad(), self._autocast():
+        with memory, torch.no_grad():
             encoders.encode(self._captions(CAPTIONS_AT_ONCE), self.config.dataset.token_chunks)
         return _peak("encoding captions", memory)
 
-    def _train(self, encoders: TextEncoders | None, kept: Mapping[str, nn.Module]) -> PhasePeak:
+    def _train(self, unet: nn.Module, encoders: TextEncoders | None, kept: Mapping[str, nn.Module]) -> PhasePeak:
         config, memory = self.config, LiveMemory(workspaces=self.workspaces)
-        steps = self.prepare_steps(self._module("unet", self.dtype), encoders, kept, memory)
+        steps = self.prepare_steps(unet, encoders, kept, memory)
         memory.adopt("UNet", _tensors(steps.unet))
         for label, module in kept.items():
             memory.adopt(label, _tensors(module))
@@ -237,10 +212,9 @@ class DryRun:
         config, batch = self.config, self.config.run.batch_size
         scale = self.base.latent_scale
         latent = (batch, self.base.latent_channels, self.side // scale, self.side // scale)
-        if "VAE" in kept and self._stay()[0] and config.precision.phased_loading:
+        if self.encodes_pictures_in_steps:
             with torch.no_grad():
                 kept["VAE"].encode(torch.empty(batch, 3, self.side, self.side)).latent_dist.mean.float()
-        text = self._text(encoders, batch)
         noisy = NoisyBatch(torch.empty(latent), torch.empty(latent), torch.zeros(batch, dtype=torch.long))
         denoiser = Denoiser(
             unet=unet,
@@ -249,25 +223,36 @@ class DryRun:
             added_conditions=self.base.added_conditions,
             scaling_factor=1.0,
             device=FAKE_DEVICE,
-            autocast=self._autocast,
             loss=config.loss,
+            dtype=self.dtype,
         )
         square = (self.side, self.side)
         sample = SimpleNamespace(original_size=square, crop_top_left=(0, 0), target_size=square)
         items: Any = SimpleNamespace(items=[sample] * batch)
-        prediction = denoiser.predict(noisy, text, items)
-        sample_losses(prediction, noisy.target, None, config.loss).mean().backward()
+        with nullcontext() if self.on_cuda else attention_kernel(FAKE_DEVICE, noisy.noisy):
+            prediction = denoiser.predict(noisy, self._text(encoders, batch), items)
+            sample_losses(prediction, noisy.target, None, config.loss).mean().backward()
 
     def _text(self, encoders: TextEncoders | None, batch: int) -> TextOutput:
         chunks = self.config.dataset.token_chunks
         if encoders is not None:
-            conditioning = EncodedNow(encoders, chunks, self.config.network.train_te, self._autocast)
+            conditioning = EncodedNow(encoders, chunks, self.config.network.train_te)
             return conditioning(self._captions(batch))
         width = self.base.components["unet"].config["cross_attention_dim"]
         pooled = None
         if "te2" in self.base.components:
             pooled = torch.empty(batch, self.base.components["te2"].config["projection_dim"])
         return TextOutput(torch.empty(batch, 77 * chunks, width), pooled)
+
+
+def _fill(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give a model without weights new parameters in `dtype` and buffers, fake ones in FakeTensorMode."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            value = torch.empty(parameter.shape, dtype=dtype)
+            module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
@@ -282,17 +267,7 @@ def _peak(name: str, memory: LiveMemory) -> PhasePeak:
 
 # Temporary values of an optimiser's step beside its state, in units of its parameters: torch's AdamW works on all
 # tensors at once on CUDA and keeps the denominators of all.
-OPTIMIZER_TEMPORARY = {"adamw": 1, "lion": 0, "prodigy": 0}
-
-
-def _norm_in_fp32(norm: Any, x: Tensor) -> Tensor:
-    """A LayerNorm or GroupNorm as CUDA's autocast runs it: all in fp32. CPU autocast leaves its number format alone."""
-    if not torch.is_autocast_enabled(FAKE_DEVICE.type):
-        return type(norm).forward(norm, x)
-    weight, bias = (None if value is None else value.float() for value in (norm.weight, norm.bias))
-    if isinstance(norm, nn.GroupNorm):
-        return F.group_norm(x.float(), norm.num_groups, weight, bias, norm.eps)
-    return F.layer_norm(x.float(), norm.normalized_shape, weight, bias, norm.eps)
+OPTIMIZER_TEMPORARY = {"adamw": 1}
 
 
 def _bytes(*tensors: Any) -> int:

@@ -51,7 +51,6 @@ class Denoiser:
     # What the frozen weights are stored and computed in. Adapter layers keep their own weights in fp32 and see to their
     # precision themselves, so there is no autocast, which would run every norm in fp32 and convert its output again.
     dtype: torch.dtype = torch.float32
-    autocast: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def noise(
         self, batch: LatentBatch, draws: Sequence[tuple[object, ...]], timesteps: Tensor | None = None
@@ -92,14 +91,13 @@ class Denoiser:
             [sample.target_size for sample in batch.items],
             None if text.pooled is None else text.pooled.to(self.dtype),
         )
-        with self.autocast():
-            return self.unet(
-                noisy.noisy.to(self.dtype),
-                to_device(noisy.timesteps, self.device),
-                encoder_hidden_states=text.hidden.to(self.dtype),
-                added_cond_kwargs=conditions,
-                return_dict=False,
-            )[0]
+        return self.unet(
+            noisy.noisy.to(self.dtype),
+            to_device(noisy.timesteps, self.device),
+            encoder_hidden_states=text.hidden.to(self.dtype),
+            added_cond_kwargs=conditions,
+            return_dict=False,
+        )[0]
 
 
 def sample_weights(denoiser: Denoiser, batch: Batch, timesteps: Sequence[int]) -> Tensor:
