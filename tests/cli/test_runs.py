@@ -40,7 +40,7 @@ def test_train_shows_settings_and_the_report_on_the_pictures_and_prints_its_resu
     result = json.loads(shown.out)
     assert result["steps"] == 1
     assert Path(result["adapters"][-1]).exists()
-    assert shown.err.index("network.algo = ") < shown.err.index("4 images") < shown.err.index("Saved ")
+    assert shown.err.index("network.algo = ") < shown.err.index("Buckets") < shown.err.index("Saved ")
 
 
 def test_resume_goes_on_with_other_steps(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,15 +61,17 @@ def test_inspect_and_apply_take_the_file(trained: Path, tmp_path: Path, capsys: 
     assert json.loads(capsys.readouterr().out)["changed"] == described["modules"]
     before, after = load_file(base), load_file(out)
     assert len(after) == described["modules"]
-    assert all((before[key] != tensor).any() for key, tensor in after.items())
+    alike = [key for key, tensor in after.items() if (before[key] == tensor).all()]
+    # Queries and keys of attention over a single position have no effect, so nothing is learned there.
+    assert all("middle_block" in key and ".attn1." in key for key in alike)
 
 
 def test_report_lists_buckets_without_a_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pictures = str(draw_pictures(tmp_path / "p", 3, (128, 64)))
     assert main(["report", "--folder", pictures, "--resolution", "64", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)
-    assert main(["report", "--folder", pictures, "--base", "sd15"]) == 0
-    assert "3 images" in capsys.readouterr().out
+    assert main(["report", "--folder", pictures, "--base", "sd15", "--bucket-min", "64"]) == 0
+    assert "3 pictures" in capsys.readouterr().out
     assert main(["report", "--folder", pictures]) == 2
     assert "needs a resolution" in capsys.readouterr().err
 
