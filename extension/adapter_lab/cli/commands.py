@@ -156,7 +156,10 @@ def demo(chosen: argparse.Namespace) -> int:
     from adapter_lab.demo.run import run_demo
 
     result = run_demo(Path(chosen.out))
-    return _show(result.to_dict(), result.text(), chosen.json)
+    _show(result.to_dict(), result.text(), chosen.json)
+    if not result.learned:
+        raise AdapterLabError("The demo ran, but not every type learned as much as it should; see the table above.")
+    return 0
 
 
 # Shared

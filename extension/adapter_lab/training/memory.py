@@ -63,7 +63,8 @@ class Estimate:
         ]
         if self.peak_bytes is not None:
             lines.append(f"Peak memory: {_gib(self.peak_bytes)} ({self.peak_bytes / 1e9:.2f} GB), of it")
-            lines += [f"  {label:<28}{_gib(size):>10}" for label, size in self.breakdown.items()]
+            shown = sorted(self.breakdown.items(), key=lambda entry: -entry[1])
+            lines += [f"  {label:<28}{_gib(size):>10}" for label, size in shown if size >= 5 * MIB]
             lines.append("Peak of each phase, tensors only:")
             lines += [f"  {label:<28}{_gib(size):>10}" for label, size in self.phases.items()]
         return "\n".join([*lines, *(f"Assumed: {sentence}" for sentence in self.assumptions)])
