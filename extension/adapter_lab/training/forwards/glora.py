@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from adapter_lab.training.forwards.layer import AdapterLayer, lycoris
-from adapter_lab.training.forwards.low_rank import Factors, low_rank, low_rank_delta
+from adapter_lab.training.forwards.low_rank import Factors, add_frozen, low_rank, low_rank_delta
 from adapter_lab.training.forwards.merged import WHOLE
-from adapter_lab.training.forwards.operation import Operation, without_autocast
+from adapter_lab.training.forwards.operation import Operation, output_for, without_autocast
 from adapter_lab.training.forwards.spec import LayerSpec, Shape
+
+# W a1 costs as much as r tokens do, forward and in two ways backward; W (a1 a2 x) one product with as many as x has.
+FEW_TOKENS = 12
 
 
 class GLoRALayer(AdapterLayer):
@@ -63,7 +66,11 @@ class GLoRALayer(AdapterLayer):
     def adapted(self, x: Tensor) -> Tensor:
         if self.operation.is_conv:
             return self.operation.base(x).add_(self.update(x))
-        return low_rank(x, self.operation, self._factors(x.dtype), *self.parameters_in_use())
+        parameters = self.parameters_in_use()
+        if x.shape[:-1].numel() < FEW_TOKENS * self.spec.dim:
+            out: Tensor = _MixedInput.apply(x, self.operation, *parameters)
+            return out
+        return low_rank(x, self.operation, self._factors(x.dtype), *parameters)
 
     def update(self, x: Tensor) -> Tensor:
         a1, a2, b1, b2 = self.parameters_in_use()
@@ -105,6 +112,48 @@ class _MixedColumns(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.operation.weight(gradient.dtype).T @ gradient, None
+
+
+class _MixedInput(torch.autograd.Function):
+    """W (x + a1 a2 x) + b1 b2 x + b for a linear layer and few tokens: nothing of W's size but the base's own products.
+
+    In half precision x + a1 a2 x would lose the update, so there the two products are added, the small one first.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, operation: Operation, a1: Tensor, a2: Tensor, b1: Tensor, b2: Tensor) -> Tensor:
+        ctx.operation = operation
+        ctx.save_for_backward(x, a1, a2, b1, b2)
+        dtype = x.dtype
+        with without_autocast(x.device):
+            rows = x.reshape(-1, x.shape[-1])
+            bias = operation.bias(dtype)
+            mixed = (rows @ a2.to(dtype).T) @ a1.to(dtype).T
+            out, out_rows = output_for(x, len(b1))
+            torch.mm(rows @ b2.to(dtype).T, b1.to(dtype).T, out=out_rows)
+            if dtype in (torch.float32, torch.float64):
+                add_frozen(out_rows, mixed.add_(rows), operation, bias)
+            else:
+                add_frozen(add_frozen(out_rows, mixed, operation, None), rows, operation, bias)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        x, *parameters = ctx.saved_tensors
+        dtype = x.dtype
+        with without_autocast(x.device):
+            a1, a2, b1, b2 = (parameter.to(dtype) for parameter in parameters)
+            rows = x.reshape(-1, x.shape[-1])
+            out_rows = gradient.reshape(-1, gradient.shape[-1])
+            through = out_rows @ ctx.operation.weight(dtype)
+            inner, outer = through @ a1, out_rows @ b1
+            gradients = [through.T @ (rows @ a2.T), inner.T @ rows, out_rows.T @ (rows @ b2.T), outer.T @ rows]
+            dx = None
+            if ctx.needs_input_grad[0]:
+                dx = through.addmm_(inner, a2).addmm_(outer, b2).view(x.shape)
+            found = [one.to(parameter.dtype) for one, parameter in zip(gradients, parameters)]
+        return dx, None, *found
 
 
 class _MixedConv(torch.autograd.Function):

@@ -28,46 +28,51 @@ def kronecker_whole(x: Tensor, operation: Operation, w1: Tensor, w2: Tensor) -> 
 
 
 class _Factored(torch.autograd.Function):
-    """Values between the factors lie as (c, n, r): mixing by w1 is then one product of (a, c) and (c, n r)."""
+    """Values between the factors lie as (c, n, r): mixing by w1 is then one product of (a, c) and (c, n r).
+
+    Tokens come in chunks, since with a large w1 these values are larger than x.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, operation: Operation, w1: Tensor, w2a: Tensor, w2b: Tensor) -> Tensor:
         dtype = x.dtype
         with without_autocast(x.device):
             rows = x.reshape(-1, x.shape[-1])
-            first, second = w1.to(dtype), w2a.to(dtype)
-            hidden = _down(rows, w2b.to(dtype))
-            mixed = _mix(first, hidden)
-            out, out_rows = output_for(x, len(first) * len(second))
-            _up(mixed, second.T, out_rows)
+            first, second_a, second_b = w1.to(dtype), w2a.to(dtype), w2b.to(dtype)
+            out, out_rows = output_for(x, len(first) * len(second_a))
+            chunks = _token_chunks(rows, max(w1.shape) * len(w2b))
+            for chunk in chunks:
+                hidden = _down(rows[chunk], second_b)
+                _up(_mix(first, hidden), second_a.T, out_rows[chunk])
             add_frozen(out_rows, rows, operation, operation.bias(dtype))
         ctx.operation = operation
-        kept = hidden if hidden.numel() <= KEPT_SHARE * rows.numel() else None
+        kept = hidden if len(chunks) == 1 and hidden.numel() <= KEPT_SHARE * rows.numel() else None
         ctx.save_for_backward(x, kept, w1, w2a, w2b)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        x, hidden, w1, w2a, w2b = ctx.saved_tensors
+        x, kept, w1, w2a, w2b = ctx.saved_tensors
         dtype = x.dtype
         with without_autocast(x.device):
             rows = x.reshape(-1, x.shape[-1])
             out_rows = gradient.reshape(-1, gradient.shape[-1])
             first, second_a, second_b = w1.to(dtype), w2a.to(dtype), w2b.to(dtype)
-            if hidden is None:
-                hidden = _down(rows, second_b)
-            mixed_gradient = _down(out_rows, second_a.T)
-            w2a_gradient = _sum_of_products(out_rows, _mix(first, hidden))
-            w1_gradient = mixed_gradient.flatten(1) @ hidden.flatten(1).T
-            hidden_gradient = _mix(first.T, mixed_gradient)
-            w2b_gradient = _sum_of_products(rows, hidden_gradient).T
-            dx = None
-            if ctx.needs_input_grad[0]:
-                dx = torch.empty_like(rows)
-                _up(hidden_gradient, second_b, dx)
+            sums = [torch.zeros_like(w1), torch.zeros_like(w2a), torch.zeros_like(w2b)]
+            dx = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
+            for chunk in _token_chunks(rows, max(w1.shape) * len(w2b)):
+                hidden = _down(rows[chunk], second_b) if kept is None else kept
+                mixed_gradient = _down(out_rows[chunk], second_a.T)
+                sums[0] += mixed_gradient.flatten(1) @ hidden.flatten(1).T
+                sums[1] += _sum_of_products(out_rows[chunk], _mix(first, hidden))
+                hidden_gradient = _mix(first.T, mixed_gradient)
+                sums[2] += _sum_of_products(rows[chunk], hidden_gradient).T
+                if dx is not None:
+                    _up(hidden_gradient, second_b, dx[chunk])
+            if dx is not None:
                 dx = dx.addmm_(out_rows, ctx.operation.weight(dtype)).view(x.shape)
-        return dx, None, w1_gradient.to(w1.dtype), w2a_gradient.to(w2a.dtype), w2b_gradient.to(w2b.dtype)
+        return dx, None, *sums
 
 
 def _down(rows: Tensor, factor: Tensor) -> Tensor:
@@ -114,7 +119,7 @@ class _Whole(torch.autograd.Function):
             rows = x.reshape(-1, x.shape[-1])
             first, second = w1.to(dtype), w2.to(dtype)
             out, out_rows = output_for(x, len(first) * len(second))
-            for chunk in _token_chunks(rows, second):
+            for chunk in _token_chunks(rows, rows.shape[1] // second.shape[1] * max(second.shape)):
                 values = _second(rows[chunk], second)
                 per_token = out_rows[chunk].view(len(values), len(first), -1)
                 torch.bmm(first.expand(len(values), -1, -1), values, out=per_token)
@@ -132,7 +137,7 @@ class _Whole(torch.autograd.Function):
             out_rows = gradient.reshape(-1, gradient.shape[-1])
             w1_gradient, w2_gradient = torch.zeros_like(w1), torch.zeros_like(w2)
             dx = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
-            for chunk in _token_chunks(rows, second):
+            for chunk in _token_chunks(rows, rows.shape[1] // second.shape[1] * max(second.shape)):
                 per_token = out_rows[chunk].view(-1, len(first), len(second))
                 values = _second(rows[chunk], second)
                 w1_gradient += torch.tensordot(per_token, values, dims=([0, 2], [0, 2]))
@@ -145,9 +150,9 @@ class _Whole(torch.autograd.Function):
         return dx, None, w1_gradient, w2_gradient
 
 
-def _token_chunks(rows: Tensor, w2: Tensor) -> list[slice]:
-    widest = rows.shape[1] // w2.shape[1] * max(w2.shape)
-    return in_chunks(len(rows), chunk_size(widest * rows.element_size(), rows.device))
+def _token_chunks(rows: Tensor, values: int) -> list[slice]:
+    """Chunks of tokens for which `values` temporary numbers per token stay small."""
+    return in_chunks(len(rows), chunk_size(values * rows.element_size(), rows.device))
 
 
 def _second(rows: Tensor, w2: Tensor) -> Tensor:
