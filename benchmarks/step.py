@@ -4,7 +4,8 @@ Times forward and backward (with the gradient of the input) on layer shapes of S
 layer, every adapter type, and LyCORIS's default forward of the same adapter. All variants take turns within a round, so
 that a busy machine slows all alike; figures are medians over rounds, and ratios are of sums over the set's layers.
 Memory is the largest number of bytes alive at once in a step (weights, input, output and its gradient included), and
-what is kept from the forward for the backward pass beside parameters and input.
+what is kept from the forward for the backward pass beside parameters and input. For linear layers also that of a whole
+transformer block, whose kept activations are as in training.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def ours(module: Any, options: dict[str, Any]) -> Callable[[Tensor], Tensor]:
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.01)
-    return lambda x: layer.run(module.forward, x)
+    base = module.forward
+    return lambda x: layer.run(base, x)
 
 
 def default_of_lycoris(module: Any, options: dict[str, Any]) -> Callable[[Tensor], Tensor] | None:
@@ -178,6 +180,31 @@ def memory_of(forward: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor,
     return live.peak, sum(kept.values())
 
 
+def block_peaks(adapters: dict[str, dict[str, Any]], dtype: torch.dtype) -> dict[str, int]:
+    """Adapter -> largest number of bytes alive in a step of a whole transformer block (1280 channels, 1024 tokens)."""
+    from diffusers.models.attention import BasicTransformerBlock
+
+    torch.manual_seed(0)
+    block = BasicTransformerBlock(1280, 20, 64, cross_attention_dim=2048, activation_fn="geglu", attention_bias=False)
+    block = block.to(dtype).requires_grad_(False)
+    x = torch.randn(1, 1024, 1280).to(dtype).requires_grad_()
+    text = torch.randn(1, 77, 2048).to(dtype)
+    gradient = torch.randn_like(x)
+    resident = [*block.parameters(), x, text, gradient]
+    found = {}
+    linear = [module for module in block.modules() if isinstance(module, nn.Linear)]
+    for name, options in adapters.items():
+        for module in linear:
+            module.forward = ours(module, options)
+        x.grad = None
+        with LiveBytes(resident) as live:
+            block(x, encoder_hidden_states=text).backward(gradient)
+        found[name] = live.peak
+        for module in linear:
+            del module.forward
+    return found
+
+
 def measure(
     shapes: dict[str, Any],
     adapters: dict[str, dict[str, Any]],
@@ -214,8 +241,8 @@ def measure(
     return results
 
 
-def totals(results: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """Variant -> sums of seconds over the layers, the largest peak, the sum of kept bytes, and the ratios."""
+def totals(results: dict[str, dict[str, dict[str, float]]], blocks: dict[str, int]) -> dict[str, dict[str, float]]:
+    """Variant -> sums of seconds, peaks and kept bytes over the layers, and the ratios."""
     found: dict[str, dict[str, float]] = {}
     for variant in next(iter(results.values())):
         rows = [layer[variant] for layer in results.values()]
@@ -229,6 +256,8 @@ def totals(results: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[st
         if "LoRA 32" in found:
             row["to LoRA"] = row["seconds"] / found["LoRA 32"]["seconds"]
             row["peak to LoRA"] = row["peak"] / found["LoRA 32"]["peak"]
+            if variant in blocks:
+                row["block to LoRA"] = blocks[variant] / blocks["LoRA 32"]
         if f"LyCORIS {variant}" in found:
             row["LyCORIS to ours"] = found[f"LyCORIS {variant}"]["seconds"] / row["seconds"]
     return found
@@ -250,6 +279,7 @@ def table(found: dict[str, dict[str, float]]) -> str:
             f"{theirs['to bare']:.2f}" if theirs else "",
             f"{row['LyCORIS to ours']:.2f}" if theirs else "",
             f"{row['peak to LoRA']:.2f}" if "peak to LoRA" in row else "",
+            f"{row['block to LoRA']:.3f}" if "block to LoRA" in row else "",
             f"{row['kept'] / 2**20:.1f}",
         ]
         lines.append(f"| {variant} | " + " | ".join(cells) + " |")
@@ -284,7 +314,7 @@ def main() -> None:
         time.perf_counter if arguments.clock == "wall" else time.process_time,
         not arguments.without_lycoris,
     )
-    found = totals(results)
+    found = totals(results, block_peaks(adapters, getattr(torch, arguments.dtype)) if arguments.set == "linear" else {})
     print(table(found))
     if arguments.json:
         report = {"torch": torch.__version__, "arguments": vars(arguments), "totals": found, "layers": results}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,15 @@ def test_detaching_gives_back_a_forward_someone_else_had_put_there() -> None:
     assert module.forward is replaced
 
 
+@pytest.fixture
+def float64_default() -> Iterator[None]:
+    """transformers 4 makes CLIP's attention mask in torch's default dtype."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("float64_default")
 def test_a_saved_network_read_back_patches_the_base_to_the_trained_predictions(tmp_path: Path) -> None:
     parts, table = tiny_sdxl()
     parts = {name: part.double() for name, part in parts.items()}
