@@ -149,7 +149,7 @@ def _layer(plan: LayerPlan, module: nn.Module, seed: int, initial_values: bool) 
         return kind(plan.spec, module, {n: torch.empty(s, device=device) for n, s in plan.parameters.items()})
     # Drawn on the CPU whatever the device is, and apart from everything else that draws numbers.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_seed_of(seed, plan.name))
+        torch.default_generator.manual_seed(_seed_of(seed, plan.name))
         values = kind.initial_values(plan.spec, lambda: Operation(module, plan.name).weight(torch.float32))
     return kind(plan.spec, module, values).to(device)
 
