@@ -233,11 +233,11 @@ def _face(pen: Pen, figure: Figure, variation: Variation) -> None:
     if figure.expression == "smile":
         pen.arc(0, 60, 6, 5, 15, 165, (150, 40, 50), 2)
     elif figure.expression == "openmouth":
-        pen.ellipse(0, 63, 4.6, 4.6, (170, 30, 50))
+        pen.ellipse(0, 62.5, 7, 5.8, (150, 10, 40), LINE, 1.6)
     else:
-        pen.arc(0, 67, 6, 5, 200, 340, (90, 30, 40), 2)
-        for side in (-1, 1):
-            pen.line([(side * 17, 39.5), (side * 6, 43)], LINE, 2)
+        pen.arc(0, 67.5, 6.5, 6, 195, 345, (90, 30, 40), 2.6)
+        for side in (-1, 1):  # tears: a mouth alone is too small for the base to learn
+            pen.ellipse(side * 15.5, 61.5, 4.4, 5.6, (60, 140, 255), None)
 
 
 def _accessory(pen: Pen, figure: Figure, hair: tuple[Colour, Colour]) -> None:

@@ -26,8 +26,8 @@ class Effort:
     """Steps of each stage and numbers of pictures."""
 
     vae: int = 1250
-    base: int = 2400
-    decoder: int = 800
+    base: int = 6000
+    decoder: int = 1600
     scorer: int = 1500
     vae_pictures: int = 8000
     base_pictures: int = 8000

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from adapter_lab.adapters.apply import apply_adapters
 from adapter_lab.config import BaseConfig, TrainConfig
@@ -188,8 +187,7 @@ def train_apart(config: TrainConfig) -> RunResult:
 
 def _train(config: TrainConfig, threads: int) -> RunResult:
     torch.set_num_threads(threads)
-    with sdpa_kernel(SDPBackend.MATH):  # on a CPU the flash kernel's backward would take half of each step
-        return train(config)
+    return train(config)
 
 
 def load_parts(checkpoint: Path) -> Parts:

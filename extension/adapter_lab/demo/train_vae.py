@@ -17,7 +17,7 @@ from torch import nn
 
 from .architecture import VAE, new_vae
 from .drawing import SIZE, draw_scene, draw_shapes
-from .world import VALUES, sample_scene
+from .world import VALUES, VARIATION, sample_scene
 
 KL_WEIGHT = 3e-4  # weak: a posterior std of more than a few percent of the latents' own std only adds noise to learn
 CROP = 64
@@ -34,7 +34,8 @@ def draw_pool(count: int, seed: int) -> np.ndarray:
         if rng.random() < 0.12:
             image = draw_shapes(rng)
         else:
-            image = draw_scene(sample_scene(rng, rng.choice((1, 2)), VALUES), rng)
+            # Half as varied as can be, half as the base's pictures are.
+            image = draw_scene(sample_scene(rng, rng.choice((1, 2)), VALUES), rng, rng.choice((1.0, VARIATION)))
         pool[index] = np.asarray(image)
     return pool
 
