@@ -294,7 +294,8 @@ def lycoris() -> Any:
     os.environ.setdefault("LYCORIS_KERNEL_BACKEND", "torch")
     import logging
 
-    logging.getLogger("LyCORIS").setLevel(logging.ERROR)  # it reports every module's block sizes on stdout
     import lycoris.modules as modules
 
+    # It reports block sizes of every module on stdout, and sets its own level when it is imported.
+    logging.getLogger("LyCORIS").setLevel(logging.ERROR)
     return modules
