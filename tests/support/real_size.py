@@ -149,7 +149,7 @@ def measure(name: str, checkpoint: Path, folder: Path, side: int = SIDE) -> Meas
     check_size(measured, adapter, plans, case.bytes if side == SIDE else None)
     # te1's last layer does not reach SDXL's UNet, so nothing teaches it.
     idle = {n for n, t in table.items() if case.family == "sdxl" and t.part == "te1" and t.module in last_layer(table)}
-    if side < 128:  # the middle block sees one token, so its self-attention's queries and keys get no gradient
+    if side < 128 and case.family != "sdxl":  # one token in the middle block: queries and keys get no gradient
         idle |= {n for n in table if "middle_block" in n and n.endswith(("attn1_to_q", "attn1_to_k"))}
     trained = [plan.target for plan in plans]
     out = folder / f"{name}-applied.safetensors"
