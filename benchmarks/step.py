@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from live_bytes import LiveBytes
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "extension"))
 
@@ -135,29 +134,6 @@ def step_of(forward: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) ->
     return step
 
 
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all storages alive, and the most there were at once."""
-
-    def __init__(self, resident: list[Tensor]) -> None:
-        super().__init__()
-        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
-        self._note(resident)
-
-    def _note(self, tensors: Any) -> None:
-        for tensor in torch.utils._pytree.tree_leaves(tensors):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        self._note((found, args))
-        return found
-
-
 def memory_of(forward: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor, gradient: Tensor) -> tuple[int, int]:
     """(largest number of bytes alive, bytes kept for the backward pass beside parameters, input and output)."""
     resident = [*module.parameters(), x, gradient]
@@ -266,8 +242,8 @@ def totals(results: dict[str, dict[str, dict[str, float]]], blocks: dict[str, in
 def table(found: dict[str, dict[str, float]]) -> str:
     """The totals as a Markdown table, one line per adapter."""
     lines = [
-        "| adapter | / bare | / LoRA | LyCORIS / bare | times faster | peak / LoRA | kept, MiB |",
-        "|---|" + "---:|" * 6,
+        "| adapter | / bare | / LoRA | LyCORIS / bare | times faster | peak / LoRA | of a block | kept, MiB |",
+        "|---|" + "---:|" * 7,
     ]
     for variant, row in found.items():
         if variant.startswith("LyCORIS ") or variant == "bare":

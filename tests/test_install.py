@@ -81,9 +81,10 @@ def installation(tmp_path: Path) -> Installation:
         NEWEST: pins,
         "torch.txt": "torch==2.13.0\nsympy==1.14.0\n",
         "test.txt": "pytest==9.2.0\n",
+        "ui.txt": "gradio==6.31.0\n",
     }.items():
         (requirements / file).write_text(text)
-    for name, version in [*PACKAGES.items(), ("pytest", "9.2.0"), ("sympy", "1.14.0")]:
+    for name, version in [*PACKAGES.items(), ("pytest", "9.2.0"), ("gradio", "6.31.0"), ("sympy", "1.14.0")]:
         write_wheel(wheels, name, version)
     write_wheel(wheels, "torch", "2.13.0+cpu", ("sympy",))
     return Installation(folder, wheels, bare_python(tmp_path / "python"))

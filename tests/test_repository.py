@@ -61,7 +61,7 @@ def test_console_repeats_why_the_last_installation_failed(
 
 
 @pytest.mark.usefixtures("search_path")
-def test_console_names_the_command_when_all_is_ready(
+def test_console_names_the_tab_when_all_is_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ADAPTER_LAB_RUNTIME", str(tmp_path))
@@ -69,7 +69,7 @@ def test_console_names_the_command_when_all_is_ready(
     runtime_python(tmp_path).touch()
     Status(ready=True).write(tmp_path)
     load_as_host_does(ROOT / "scripts" / "adapter_lab.py")
-    assert str(runtime_python(tmp_path).parent / "adapter-lab") in capsys.readouterr().out
+    assert "is ready: train in the tab Adapter Lab" in capsys.readouterr().out
 
 
 def test_a_broken_copy_of_the_extension_does_not_stop_the_host(tmp_path: Path) -> None:

@@ -33,15 +33,19 @@ def parse_toml(text: str, where: str = "The text") -> dict[str, Any]:
         raise ConfigError(f"{where} is not valid TOML: {error}; correct it there.") from error
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file (UTF-8, with or without byte-order mark, any line ends)."""
+def read_text(path: Path) -> str:
+    """The text of a file (UTF-8, with or without byte-order mark)."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); check the path.") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
-    return parse_toml(text, str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file, with any line ends."""
+    return parse_toml(read_text(path), str(path))
 
 
 def load(path: str | os.PathLike[str], into: TrainConfig | None = None) -> TrainConfig:
@@ -68,9 +72,9 @@ def from_tables(tables: Mapping[str, Any], where: str, into: TrainConfig | None 
             problems.append(f"{section} is a section: write its settings below [{section}].")
         else:
             values = {entry.name: getattr(getattr(config, section), entry.name) for entry in _fields(owners[section])}
-            values.update(_table_values(table, owners[section], section, problems))
+            values.update(table_values(table, owners[section], section, problems))
             setattr(config, section, owners[section](**values))
-    _raise(where, problems)
+    raise_all(where, problems)
     return config
 
 
@@ -105,7 +109,7 @@ def parse_changes(changes: Iterable[str]) -> dict[str, Any]:
                 values[path] = _converted(parse_value(text, kind), kind, path, problems)
             except ValueError as error:
                 problems.append(f"{path} must be {error}, but is {text!r}.")
-    _raise("--set", problems)
+    raise_all("--set", problems)
     return values
 
 
@@ -153,7 +157,8 @@ def _inline(text: str) -> Any:
 # Tables to dataclasses
 
 
-def _table_values(table: Mapping[str, Any], owner: type, where: str, problems: list[str]) -> dict[str, Any]:
+def table_values(table: Mapping[str, Any], owner: type, where: str, problems: list[str]) -> dict[str, Any]:
+    """The settings of a table as `owner` has them; what is wrong becomes sentences in `problems`, with `where`."""
     known, values = _names(owner), {}
     for name, value in table.items():
         if name not in known:
@@ -178,7 +183,7 @@ def _converted(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
         if not isinstance(value, dict):
             problems.append(f"{where} must be a table such as {{match = ...}}, but is {value!r}.")
             return kind()  # type: ignore[operator]
-        return kind(**_table_values(value, kind, where, problems))  # type: ignore[operator,arg-type]
+        return kind(**table_values(value, kind, where, problems))  # type: ignore[operator,arg-type]
     if type(value) is not kind:
         problems.append(f"{where} must be {KIND_NAMES[kind]}, but is {value!r}.")
         return kind()
@@ -210,7 +215,8 @@ def _close(name: str) -> list[str]:
     return difflib.get_close_matches(name, [entry for _, entry, _ in settings()], n=1, cutoff=0.7)
 
 
-def _raise(where: str, problems: list[str]) -> None:
+def raise_all(where: str, problems: list[str]) -> None:
+    """Raise ConfigError with all `problems`, if there are any."""
     if len(problems) == 1:
         raise ConfigError(f"{where}: {problems[0]}")
     if problems:
@@ -236,10 +242,14 @@ def dumps(config: TrainConfig, only_changed: bool = False) -> str:
 
 def write(config: TrainConfig, path: str | os.PathLike[str], only_changed: bool = False) -> None:
     """Write `dumps(config)` as UTF-8 with plain line feeds, through a temporary file."""
-    path = Path(path)
+    write_text(Path(path), dumps(config, only_changed))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8 with plain line feeds, through a temporary file; raises ConfigError where that fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(dumps(config, only_changed).encode("utf-8"))
+        temporary.write_bytes(text.encode("utf-8"))
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

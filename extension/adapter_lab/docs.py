@@ -1,7 +1,8 @@
-"""Reference of every setting, made from config.py: `docs/configuration.md` and a JSON schema.
+"""References made from the code: every setting (`docs/configuration.md`, a JSON schema), every route (`docs/api.md`),
+and the README's table of adapter types.
 
-python -m adapter_lab.docs            write docs/configuration.md
-python -m adapter_lab.docs --check    fail when it is not what config.py says
+python -m adapter_lab.docs            write them
+python -m adapter_lab.docs --check    fail when they are not what the code says
 python -m adapter_lab.docs --schema   print the JSON schema of a configuration
 """
 
@@ -11,15 +12,23 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from adapter_lab.api import reference
 from adapter_lab.config import RuleConfig, SourceConfig, default_of, flag_of, sections, type_of
 from adapter_lab.config_file import literal, range_of
+from adapter_lab.errors import ConfigError
+from adapter_lab.kinds import KINDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs" / "configuration.md"
+API_PAGE = REPOSITORY / "docs" / "api.md"
+README = REPOSITORY / "README.md"
+# The README's table lies between these two lines.
+TYPES_BEGIN = "<!-- Made from extension/adapter_lab/kinds.py by `python -m adapter_lab.docs`; change it there. -->\n"
+TYPES_END = "<!-- Here the made part ends. -->\n"
 
 INTRODUCTION = """\
 # Configuration
@@ -93,6 +102,22 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def readme() -> str:
+    """The text of README.md with the table of adapter types as kinds.py has it."""
+    text = README.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(TYPES_BEGIN)
+    _, end, after = rest.partition(TYPES_END)
+    if not begin or not end:
+        raise ConfigError(f"{README} lacks the lines between which its table of types lies: see {__file__}.")
+    rows = ["| type | `[network]` | what it is good for |", "|---|---|---|"]
+    rows += [f"| {kind.title} | {_made_by(kind.network)} | {_escaped(kind.good_for)} |" for kind in KINDS.values()]
+    return "\n".join([before + begin, *rows, f"\n{end}{after}"])
+
+
+def _made_by(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{name} = {literal(value, type(value))}`" for name, value in settings.items())
+
+
 def schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of a configuration: types, choices, ranges, defaults, help."""
     return {
@@ -133,20 +158,23 @@ TYPES: dict[type, dict[str, Any]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write or check the page, or print the schema; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m adapter_lab.docs", description="Reference of every setting.")
-    parser.add_argument("--check", action="store_true", help="fail when docs/configuration.md is out of date")
+    """Write or check the pages, or print the schema; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m adapter_lab.docs", description="References made from the code.")
+    parser.add_argument("--check", action="store_true", help="fail when a page is out of date")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema instead")
     chosen = parser.parse_args(arguments)
     if chosen.schema:
         print(json.dumps(schema(), indent=2))
-    elif not chosen.check:
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_bytes(page().encode())
-    elif not PAGE.exists() or PAGE.read_bytes() != page().encode():
-        print(f"{PAGE} is out of date: run `python -m adapter_lab.docs` and commit it.", file=sys.stderr)
-        return 1
-    return 0
+        return 0
+    status = 0
+    for path, text in ((PAGE, page()), (API_PAGE, reference.page()), (README, readme())):
+        if not chosen.check:
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(text.encode())
+        elif not path.exists() or path.read_bytes() != text.encode():
+            print(f"{path} is out of date: run `python -m adapter_lab.docs` and commit it.", file=sys.stderr)
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 from adapter_lab.config import TrainConfig
 from adapter_lab.config_file import from_tables
 from adapter_lab.errors import ConfigError
+from adapter_lab.kinds import KINDS
 
 Tables = Mapping[str, Mapping[str, Any]]
 
@@ -21,26 +22,10 @@ BASES: dict[str, tuple[str, Tables]] = {
     "sdxl": ("SDXL", {"base": {"family": "sdxl"}, "dataset": {"resolution": 1024}}),
 }
 
+# The types whose memory was predicted for every tier (docs/presets.md).
 TYPES: dict[str, tuple[str, Tables]] = {
-    "lora": ("LoRA", {"network": {"algo": "lora", "dim": 32, "alpha": 16.0}}),
-    "locon": (
-        "LoCon",
-        {"network": {"algo": "lora", "dim": 32, "alpha": 16.0, "conv_dim": 32, "conv_alpha": 16.0, "tucker": True}},
-    ),
-    "loha": (
-        "LoHa",
-        {"network": {"algo": "loha", "dim": 8, "alpha": 4.0, "conv_dim": 8, "conv_alpha": 4.0, "tucker": True}},
-    ),
-    "lokr": (
-        "LoKr, factor 4",
-        {
-            "network": {"algo": "lokr", "dim": 32, "alpha": 16.0, "conv_dim": 32, "conv_alpha": 16.0}
-            | {"tucker": True, "factor": 4}
-        },
-    ),
-    "glora": ("GLoRA", {"network": {"algo": "glora", "dim": 16, "alpha": 8.0, "conv_dim": 16, "conv_alpha": 8.0}}),
-    "diag-oft": ("diag-OFT", {"network": {"algo": "diag-oft", "dim": 16, "conv_dim": 16}}),
-    "dora": ("DoRA over LoRA", {"network": {"algo": "lora", "dim": 16, "alpha": 8.0, "dora": True}}),
+    key: (KINDS[key].title, {"network": KINDS[key].network})
+    for key in ("lora", "locon", "loha", "lokr", "glora", "diag-oft", "dora")
 }
 
 # Memory of the card in GB -> what goes with it; (base, GB).
@@ -111,9 +96,17 @@ def preset(name: str) -> TrainConfig:
         near = difflib.get_close_matches(name, preset_table(), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else "."
         raise ConfigError(f"There is no preset {name}{hint} `adapter-lab presets` lists them all.")
-    base, rest = name.split("-", 1)
-    kind, memory = rest.rsplit("-", 1)
+    base, kind, gigabytes = parts(name)
     config = TrainConfig()
-    for tables in (BASES[base][1], TYPES[kind][1], *TIERS[base, int(memory.removesuffix("gb"))]):
+    for tables in (BASES[base][1], TYPES[kind][1], *TIERS[base, gigabytes]):
         config = from_tables(tables, f"Preset {name}", config)
     return config
+
+
+def parts(name: str) -> tuple[str, str, int]:
+    """Base family, type and memory in GB of a preset's name."""
+    if name == STUDY:
+        return "sdxl", "lora", 8
+    base, rest = name.split("-", 1)
+    kind, memory = rest.rsplit("-", 1)
+    return base, kind, int(memory.removesuffix("gb"))

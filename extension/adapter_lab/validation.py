@@ -79,10 +79,11 @@ def without_ignored(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
 
 def _value_problems(config: TrainConfig) -> Iterator[Problem]:
     for section, owner in sections():
-        yield from _dataclass_problems(section, getattr(config, section), owner)
+        yield from dataclass_problems(section, getattr(config, section), owner)
 
 
-def _dataclass_problems(where: str, value: Any, owner: type) -> Iterator[Problem]:
+def dataclass_problems(where: str, value: Any, owner: type) -> Iterator[Problem]:
+    """What is wrong with the types and ranges of the settings in a dataclass, each named from `where`."""
     if not isinstance(value, owner):
         yield Problem(where, f"{where} must hold settings, but is {value!r}.")
         return
@@ -101,7 +102,7 @@ def _problems_of(name: str, value: Any, kind: Any, entry: Field[Any]) -> Iterato
         for index, item in enumerate(value):
             item_name = f"{name}[{index}]"
             if is_dataclass(item_kind):
-                yield from _dataclass_problems(item_name, item, item_kind)  # type: ignore[arg-type]
+                yield from dataclass_problems(item_name, item, item_kind)  # type: ignore[arg-type]
             else:
                 yield from _problems_of(item_name, item, item_kind, entry)
         return

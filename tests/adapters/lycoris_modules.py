@@ -97,7 +97,7 @@ CASES: dict[str, Case] = {
 }
 
 
-def trained(case: Case, layer: nn.Module, seed: int = 0) -> nn.Module:
+def trained(case: Case, layer: nn.Module, seed: int = 0, size: float = 0.3) -> nn.Module:
     """The module of `case` over `layer`, every parameter random, in training mode, multiplier 1, rebuild path."""
     torch.manual_seed(seed)
     layer.to(torch.float32 if case.single else torch.float64)
@@ -106,7 +106,7 @@ def trained(case: Case, layer: nn.Module, seed: int = 0) -> nn.Module:
         module.apply_to()  # only then are its parameters the weight itself, as in training
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            noise = torch.randn_like(parameter) * 0.3
+            noise = torch.randn_like(parameter) * size
             kept = parameter if name in ("weight", "bias", "dora_scale", "rescale") else 0
             parameter.copy_(kept + noise)
     return module

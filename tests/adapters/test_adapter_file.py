@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from adapter_lab.adapters.file import AdapterFile, save_adapter, split_key
+from adapter_lab.adapters.file import AdapterFile, ModuleError, save_adapter, split_key
 from adapter_lab.adapters.lora import LoRA
 from adapter_lab.adapters.tensors import TensorFile, is_finite
 from adapter_lab.errors import AdapterLabError, FileFormatError
@@ -225,11 +225,6 @@ BROKEN: dict[str, Callable[[], bytes]] = {
     "zip pickle": lambda: b"PK\x03\x04" + bytes(100),
     "no tensors": lambda: with_header({}),
     "a checkpoint": lambda: with_header({"model.diffusion_model.out.2.weight": entry([1], [0, 4])}, bytes(4)),
-    "rank zero": lambda: with_header({f"x.lora_{n}.weight": entry([4, 0], [0, 0]) for n in ("up", "down")}),
-    "integer factors": lambda: with_header({"x.diff": entry([1], [0, 4], "I32")}, bytes(4)),
-    "alpha of two numbers": lambda: with_header(
-        {"x.diff": entry([1], [0, 4]), "x.alpha": entry([2], [4, 12])}, bytes(12)
-    ),
     "one factor in two spellings": lambda: with_header(
         {"x.lora_up.weight": entry([1], [0, 4]), "x.lora_B.weight": entry([1], [4, 8])}, bytes(8)
     ),
@@ -244,6 +239,33 @@ def test_broken_files_are_refused_in_one_sentence_with_the_file(case: str, tmp_p
         AdapterFile.open(path)
     message = str(raised.value)
     assert str(path) in message and message.endswith(".") and "\n" not in message
+
+
+BROKEN_MODULES: dict[str, Callable[[], bytes]] = {
+    "rank zero": lambda: with_header({f"x.lora_{n}.weight": entry([4, 0], [0, 0]) for n in ("up", "down")}),
+    "integer factors": lambda: with_header({"x.diff": entry([1], [0, 4], "I32")}, bytes(4)),
+    "alpha of two numbers": lambda: with_header(
+        {"x.diff": entry([1], [0, 4]), "x.alpha": entry([2], [4, 12])}, bytes(12)
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_MODULES)
+@pytest.mark.parametrize("read", ["load", "outline"])
+def test_modules_that_cannot_be_read_are_refused_alone_in_one_sentence(read: str, case: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(BROKEN_MODULES[case]())
+    with pytest.raises(ModuleError) as raised:
+        getattr(AdapterFile.open(path), read)("x")
+    message = str(raised.value)
+    assert str(path) in message and "module x" in message and message.endswith(".") and "\n" not in message
+    assert raised.value.reason in message and str(path) not in raised.value.reason
+
+
+def test_the_bias_of_a_norm_beside_another_algorithm_is_nothing(tmp_path: Path) -> None:
+    save_adapter(tmp_path / "a.safetensors", {**lora_tensors(), "lora_unet_x.b_norm": torch.ones(3)}, {})
+    file = AdapterFile.open(tmp_path / "a.safetensors")
+    assert not file.has_bias("lora_unet_x") and file.load("lora_unet_x").bias_delta is None
 
 
 def test_a_pickle_is_named_as_such_and_not_run(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from torch import Tensor
 from adapter_lab.adapters.file import save_adapter
 from adapter_lab.adapters.inspect import describe, text
 from adapter_lab.adapters.keys import targets
+from adapter_lab.adapters.merge import merge
+from adapter_lab.adapters.provenance import SOURCES
 from adapter_lab.errors import FileFormatError
 from tests.adapters.layouts import real_shapes
 from tests.adapters.lycoris_modules import CASES, LAYERS, file_tensors, trained
@@ -104,6 +106,18 @@ def test_the_family_is_read_from_the_width_of_the_text_features(
     tensors = {f"{name}.{suffix}": t for suffix, t in random_tensors(algorithm, (1280, width)).items()}
     save_adapter(tmp_path / "a.safetensors", tensors, {})
     assert describe(tmp_path / "a.safetensors")["families"] == [family]
+
+
+def test_what_a_file_was_made_from_is_said(tmp_path: Path) -> None:
+    name = "lora_unet_middle_block_0_in_layers_2"
+    tensors = {f"{name}.{suffix}": t for suffix, t in random_tensors("lora", (1280, 1280, 3, 3)).items()}
+    save_adapter(tmp_path / "a.safetensors", tensors, {"ss_sd_model_name": "base.safetensors"})
+    merge([(tmp_path / "a.safetensors", 0.5)], tmp_path / "b.safetensors")
+    found = describe(tmp_path / "b.safetensors")
+    assert found["made_from"]["how"] == "merge" and found["made_from"]["files"][0]["strength"] == 0.5
+    assert "made by merge from a.safetensors at 0.5" in text(found) and "trained on base.safetensors" in text(found)
+    save_adapter(tmp_path / "a.safetensors", tensors, {SOURCES: json.dumps({"files": [1, {}], "how": None})})
+    assert "made by" in text(describe(tmp_path / "a.safetensors"))
 
 
 def test_a_file_that_is_no_adapter_is_refused(tmp_path: Path) -> None:

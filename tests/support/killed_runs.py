@@ -3,7 +3,7 @@
 `python killed_runs.py CONFIG FOLDER MOMENT [FOLDER MOMENT ...]` forks one process per pair, so that imports are paid
 for once, and prints how each ended. A moment is `event:KIND[:STEP]` (right after that event was written),
 `replace:PART:N` or `replaced:PART:N` (right before or after the N-th rename to a name with PART in it), `write:PART:N`
-(in the middle of writing that file) or `time:SECONDS`.
+(in the middle of writing that file) or `operation:N` (at the N-th torch function called, wherever that is).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from adapter_lab import config_file
 from adapter_lab.training.loop import train
@@ -70,21 +70,35 @@ def while_writing(part: str, count: int) -> None:
     os.fsync = killing
 
 
+class AtOperation(TorchFunctionMode):
+    """Kills at the `count`-th torch function: anywhere, yet at the same place on every machine, fast or slow."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.left = count
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.left -= 1
+        if self.left == 0:
+            die()
+        return function(*args, **(kwargs or {}))
+
+
 def run(config: str, folder: str, moment: str) -> None:
     """Train until the moment comes."""
     kind, *rest = moment.split(":")
     listener = None
+    mode: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if kind == "event":
         listener = on_event(rest[0], int(rest[1]) if rest[1:] else -1)
-    elif kind == "time":
-        timer = threading.Timer(float(rest[0]), die)
-        timer.daemon = True
-        timer.start()
+    elif kind == "operation":
+        mode = AtOperation(int(rest[0]))
     elif kind == "write":
         while_writing(rest[0], int(rest[1]))
     else:
         at_rename(rest[0], int(rest[1]), after=kind == "replaced")
-    train(config_file.load(config), Path(folder), on_event=listener)
+    with mode:
+        train(config_file.load(config), Path(folder), on_event=listener)
 
 
 def main(arguments: list[str]) -> None:

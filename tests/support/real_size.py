@@ -28,8 +28,8 @@ from adapter_lab.adapters.file import AdapterFile, file_bytes
 from adapter_lab.adapters.keys import Target, targets
 from adapter_lab.adapters.tensors import TensorFile
 from adapter_lab.config import BaseConfig, NetworkConfig, TrainConfig
+from adapter_lab.runs.events import read_events
 from adapter_lab.training.bases import open_base
-from adapter_lab.training.events import read_events
 from adapter_lab.training.loop import train
 from adapter_lab.training.network import build_network, plan_network
 from adapter_lab.training.network_modules import find_module

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from adapter_lab.config import TrainConfig
-from adapter_lab.training.events import read_events
+from adapter_lab.runs.events import read_events
 from tests.support.checkpoints import tiny_layout, write_random_checkpoint
 
 # Matrices this small are slower on several threads, and much slower where tests run beside each other.

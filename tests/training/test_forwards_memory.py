@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adapter_lab.errors import ConfigError
-from adapter_lab.training.forwards import khatri_rao, kronecker, merged, rotation
+from adapter_lab.training.forwards import butterfly, khatri_rao, kronecker, merged, rotation
 from adapter_lab.training.quantized import CompressedLayer, compress, quantize
 from tests.support.adapter_cases import (
     CASES,
@@ -40,7 +40,7 @@ def test_weights_made_in_chunks_equal_whole_ones(
     layer = adapter_layer(CASES[case], base_module(layer_type, True))
     x = input_for(layer_type, tokens=tokens)
     expected = with_gradients(layer, x)
-    for module in (khatri_rao, kronecker, merged, rotation):
+    for module in (butterfly, khatri_rao, kronecker, merged, rotation):
         monkeypatch.setattr(module, "chunk_size", lambda bytes_each, device, multiple=1: multiple)
     for found, wanted in zip(with_gradients(layer, x), expected):
         torch.testing.assert_close(found, wanted)

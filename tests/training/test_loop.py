@@ -16,8 +16,8 @@ from adapter_lab import config_file
 from adapter_lab.adapters.file import AdapterFile
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError, ConfigError, TrainingStopped
+from adapter_lab.runs.events import EventLog
 from adapter_lab.training.checkpoint import load_latest
-from adapter_lab.training.events import EventLog
 from adapter_lab.training.loop import resume, train
 from tests.support.training import draw_pictures, events_of, losses_of, tiny_base, tiny_config
 

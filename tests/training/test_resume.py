@@ -14,7 +14,7 @@ import torch
 from adapter_lab import config_file
 from adapter_lab.config import OPTIMIZERS, TrainConfig
 from adapter_lab.errors import AdapterLabError, ConfigError
-from adapter_lab.training.events import read_events, read_lines
+from adapter_lab.runs.events import read_events, read_lines
 from adapter_lab.training.loop import RunResult, resume, train
 from tests.support import killed_runs
 from tests.support.training import draw_pictures, losses_of, tiny_config
@@ -26,7 +26,7 @@ MOMENTS = (
     "write:step-00000004:1",
     "replaced:step-00000004.pt:1",
     "replaced:adapter.safetensors:1",
-    "time:2.0",
+    "operation:175000",
 )
 MORE_MOMENTS = (
     "event:started",
@@ -37,9 +37,10 @@ MORE_MOMENTS = (
     "event:sample:4",
     "event:state:5",
     "event:finished",
-    "time:0.5",
-    "time:1.0",
-    "time:4.0",
+    "operation:3000",
+    "operation:60000",
+    "operation:110000",
+    "operation:275000",
 )
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from adapter_lab.adapters import writing
 from adapter_lab.adapters.base import patch_, patch_bias_, working_dtype
 from adapter_lab.adapters.checkpoint import Checkpoint, open_checkpoint
-from adapter_lab.adapters.family import FAMILY_NAMES, adapter_families
 from adapter_lab.adapters.file import AdapterFile
-from adapter_lab.adapters.keys import Target, TargetTable, family_of, resolve, targets
+from adapter_lab.adapters.keys import Target, TargetTable, family_of, targets
+from adapter_lab.adapters.matching import match
 from adapter_lab.adapters.tensors import Scratch, is_finite
 from adapter_lab.errors import AdapterLabError, FileFormatError
 
@@ -136,52 +136,13 @@ def _plan(
     changes: dict[str, list[Change]],
 ) -> AppliedAdapter:
     """Sort the modules of an adapter into those that apply, added to `changes`, and those that do not, with reasons."""
-    trained_for = adapter_families(file)
-    if family not in trained_for:
-        known = " or ".join(FAMILY_NAMES[one] for one in trained_for)
-        raise FileFormatError(
-            f"{file.path} was trained for {known}, but {base.path} is an {FAMILY_NAMES[family]} checkpoint; "
-            "choose an adapter of the same family."
-        )
-    report = AppliedAdapter(str(file.path), strength, unknown=list(file.unknown))
-    taken: dict[str, str] = {}
-    for name in file.modules:
-        target = resolve(name, table)
-        reason = _misfit(file, name, target, taken)
-        if reason:
-            report.not_applied[name] = reason
-            continue
-        assert target is not None
-        taken[target.name] = name
-        report.applied.append(name)
+    matched = match(file, table, family, str(base.path))
+    for name, target in ((found.name, found.target) for found in matched.matches):
         if file.has_weight(name):
             changes.setdefault(target.key, []).append(Change(file, name, target, strength, of_bias=False))
-        if file.has_bias(name) and target.bias_key is None:
-            report.not_applied[f"{name} (bias)"] = "the base's layer has no bias"
-        elif file.has_bias(name):
-            assert target.bias_key is not None
+        if file.has_bias(name) and target.bias_key is not None:
             changes.setdefault(target.bias_key, []).append(Change(file, name, target, strength, of_bias=True))
-    if not report.applied:
-        reason = next(iter(report.not_applied.values()))
-        raise FileFormatError(
-            f"{file.path} does not fit {base.path}: none of its {len(file.modules)} modules could be applied, "
-            f"{next(iter(report.not_applied))} because {reason}."
-        )
-    return report
-
-
-def _misfit(file: AdapterFile, name: str, target: Target | None, taken: dict[str, str]) -> str | None:
-    """Why a module cannot be applied; None if it can."""
-    if target is None:
-        return "the base has no such module"
-    if target.name in taken:
-        return f"the file already changes this layer as {taken[target.name]}"
-    outline = file.outline(name)
-    if not outline.fits(target.shape):
-        return f"it does not fit the base's weight of shape {list(target.shape)}"
-    if outline.bias_delta is not None and outline.bias_delta.numel() != target.shape[0]:
-        return f"its bias does not fit the base's weight of shape {list(target.shape)}"
-    return None
+    return AppliedAdapter(str(file.path), strength, matched.applied, matched.not_applied, matched.unknown)
 
 
 def _output_dtype(key: str, dtype: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 from adapter_lab.adapters.tensors import is_finite
+
+# Numbers of a weight that are computed at a time: on a CPU, and on devices that are slow to start and fast to run.
+BLOCK_ON_CPU, BLOCK = 2**18, 2**22
 
 Tensors = Mapping[str, Tensor]  # one module's tensors by the suffix of their key, such as "lora_up.weight"
 Shapes = Mapping[str, "tuple[int, ...]"]
@@ -44,6 +47,8 @@ class Adapter(ABC):
     algorithm: ClassVar[str]
     # Suffixes of the keys it reads, beside `alpha`, `scalar`, `dora_scale`, `lora_magnitude_vector` and `diff_b`.
     suffixes: ClassVar[tuple[str, ...]]
+    # Whether W' - W depends on W, so that it cannot be told from the file alone.
+    uses_base: ClassVar[bool] = True
 
     bias_delta: Tensor | None = None
 
@@ -74,7 +79,10 @@ class Adapter(ABC):
         return base + self.delta(base)
 
     def add_delta(self, weight: Tensor, strength: float) -> None:
-        """Turn W, in fp32 or fp64, into W + m (W' - W) in place."""
+        """Turn W, in fp32 or fp64, into W + m (W' - W) in place.
+
+        Override it where that takes less than a further tensor of the weight's size, or fewer passes.
+        """
         weight.add_(self.delta(weight), alpha=strength)
 
     def bias(self, base: Tensor | None) -> Tensor | None:
@@ -87,6 +95,13 @@ class Adapter(ABC):
 def like(tensor: Tensor, base: Tensor) -> Tensor:
     """`tensor` in the dtype and on the device of `base`."""
     return tensor.to(device=base.device, dtype=base.dtype)
+
+
+def row_blocks(weight: Tensor) -> Iterator[slice]:
+    """Slices of the first axis: what is computed per block is small beside the weight and stays in a CPU's cache."""
+    rows = max(1, (BLOCK_ON_CPU if weight.device.type == "cpu" else BLOCK) // max(1, weight[0].numel()))
+    for first in range(0, weight.shape[0], rows):
+        yield slice(first, first + rows)
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:

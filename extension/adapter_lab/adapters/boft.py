@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like
@@ -51,15 +52,30 @@ class BOFT(Adapter):
 
     def delta(self, base: Tensor) -> Tensor:
         turns = cayley_minus_identity(generators(like(self.blocks, base), self.bound))
+        rescale = None if self.rescale is None else like(self.rescale, base).reshape(-1, 1)
         rows = base.flatten(1)
-        delta = rows.new_zeros(())
-        for stage, turn in enumerate(turns):
-            # delta after this stage: (B - I) (W + delta) + delta, so small rotations keep their precision.
-            delta = delta + butterfly(rows + delta, turn, stage)
-        if self.rescale is not None:
-            rescale = like(self.rescale, base).reshape(-1, 1)
-            delta = rescale * delta + (rescale - 1) * rows
+        delta = torch.empty_like(rows)
+        # All stages of some columns at once, as every stage copies what it turns.
+        step = max(CHUNK_BYTES.get(rows.device.type, LARGE_CHUNK) // (rows.element_size() * len(rows)), 1)
+        for start in range(0, rows.shape[1], step):
+            columns = slice(start, start + step)
+            delta[:, columns] = rotation_delta(rows[:, columns], turns, rescale)
         return delta.reshape(base.shape)
+
+
+# Temporary values of a part of the weight: on a CPU they fit its cache, elsewhere there are few launches.
+CHUNK_BYTES, LARGE_CHUNK = {"cpu": 2**19}, 2**25
+
+
+def rotation_delta(rows: Tensor, turns: Tensor, rescale: Tensor | None) -> Tensor:
+    """rescale * B W - W for columns W of a weight (out, t); turns: B_i - I of each stage (m, n, s, s)."""
+    delta: Tensor | None = None
+    for stage, turn in enumerate(turns):
+        # delta after this stage: (B - I) (W + delta) + delta, so small rotations keep their precision.
+        step = butterfly(rows if delta is None else rows + delta, turn, stage)
+        delta = step if delta is None else delta.add_(step)
+    assert delta is not None
+    return delta if rescale is None else rescale * delta + (rescale - 1) * rows
 
 
 def butterfly(rows: Tensor, turn: Tensor, stage: int) -> Tensor:

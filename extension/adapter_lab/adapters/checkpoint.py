@@ -57,8 +57,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 def _pickled_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        try:  # torch 2.1 memory-maps a string, not a Path
+            found = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError:  # the format before torch 1.6 cannot be memory-mapped
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

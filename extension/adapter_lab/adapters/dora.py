@@ -39,8 +39,8 @@ class DoRA(Adapter):
         return len(shape) < 2 or not (shape[0] == 1 and shape[1] != 1)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        count = shape[0] if self.on_output else shape[1] if len(shape) > 1 else -1
-        return self.inner.fits(shape) and self.magnitude.numel() == count
+        count = shape[0 if self.on_output or len(shape) < 2 else 1]
+        return len(shape) >= 2 and self.inner.fits(shape) and self.magnitude.numel() == count
 
     def describe(self) -> dict[str, Any]:
         return {**self.inner.describe(), "dora": "output" if self.on_output else "input"}
@@ -49,12 +49,18 @@ class DoRA(Adapter):
         weight = self.inner.weight(base)
         return weight * dora_gain(weight, like(self.magnitude, base), self.on_output)
 
+    def add_delta(self, weight: Tensor, strength: float) -> None:
+        patched = weight.clone(memory_format=torch.contiguous_format)
+        self.inner.add_delta(patched, 1.0)
+        patched.mul_(dora_gain(patched, like(self.magnitude, weight), self.on_output))
+        weight.lerp_(patched, strength)
+
 
 def dora_gain(weight: Tensor, magnitude: Tensor, on_output: bool) -> Tensor:
     """m / |W| per output row or input column, broadcastable to W. weight: (out, in[, kh, kw]); magnitude: any shape."""
-    rows = weight.flatten(1) if on_output else weight.transpose(0, 1).flatten(1)
-    # The eps is LyCORIS's; it matters only for a row that is zero.
-    gain = magnitude.flatten() / (rows.norm(dim=1) + torch.finfo(weight.dtype).eps)
+    axis = 0 if on_output else 1
+    norm = torch.linalg.vector_norm(weight, dim=[other for other in range(weight.dim()) if other != axis])
     shape = [1] * weight.dim()
-    shape[0 if on_output else 1] = -1
-    return gain.reshape(shape)
+    shape[axis] = -1
+    # The eps is LyCORIS's; it matters only for a row that is zero.
+    return (magnitude.flatten() / (norm + torch.finfo(weight.dtype).eps)).reshape(shape)

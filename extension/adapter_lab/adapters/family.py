@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from adapter_lab.adapters.file import AdapterFile
+from adapter_lab.adapters.file import AdapterFile, ModuleError
 from adapter_lab.adapters.keys import canonical
 
 FAMILY_NAMES = {"sd15": "SD1.5", "sd2": "SD2", "sdxl": "SDXL"}
@@ -19,6 +19,8 @@ DEEP = re.compile(r"^lora_unet_.*_transformer_blocks_[1-9]")
 
 def adapter_families(file: AdapterFile) -> tuple[str, ...]:
     """The families a file may have been trained for: one if it tells, all three if nothing does."""
+    if any(name.startswith("lora_te2_") for name in file.modules):
+        return ("sdxl",)
     names = [canonical(name) for name in file.modules]
     if any(name.startswith("lora_te2_") or DEEP.match(name) for name in names):
         return ("sdxl",)
@@ -47,7 +49,10 @@ def _from_context(file: AdapterFile) -> str | None:
     """What the shapes of a cross-attention key projection say; None for algorithms that do not see the input width."""
     for name in file.modules:
         if canonical(name).endswith("_attn2_to_k"):
-            outline = file.outline(name)
+            try:
+                outline = file.outline(name)
+            except ModuleError:
+                continue
             fitting = {CONTEXT_WIDTHS[w] for w in CONTEXT_WIDTHS for out in UNET_WIDTHS if outline.fits((out, w))}
             return fitting.pop() if len(fitting) == 1 else None
     return None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +22,7 @@ from adapter_lab.adapters.dora import DoRA
 from adapter_lab.adapters.full import Full
 from adapter_lab.adapters.glora import GLoRA
 from adapter_lab.adapters.ia3 import IA3
+from adapter_lab.adapters.in_memory import FileInMemory
 from adapter_lab.adapters.loha import LoHa
 from adapter_lab.adapters.lokr import LoKr
 from adapter_lab.adapters.lora import LoRA
@@ -27,7 +30,7 @@ from adapter_lab.adapters.norm import Norm
 from adapter_lab.adapters.oft import DiagOFT
 from adapter_lab.adapters.oftv2 import OFTv2
 from adapter_lab.adapters.options import peft_alpha, read_options
-from adapter_lab.adapters.tensors import TensorFile, TensorInfo, is_finite
+from adapter_lab.adapters.tensors import TensorFile, TensorInfo, largest
 from adapter_lab.errors import FileFormatError
 
 # A new algorithm is a new file with an Adapter class and one name here.
@@ -37,6 +40,7 @@ SHARED_SUFFIXES = ("alpha", "scalar", "dora_scale", "lora_magnitude_vector", "di
 # Numbers that may be stored as integers.
 FLAGS = frozenset({"alpha", "scalar", "on_input", "oft_R.scaled_oft"})
 SUFFIXES = tuple({name: None for algorithm in ALGORITHMS for name in algorithm.suffixes}) + SHARED_SUFFIXES
+_SUFFIXES = frozenset(SUFFIXES)
 # Other spellings of a suffix: PEFT, diffusers, old diffusers attention processors.
 SPELLINGS = (
     (r"lora_A(?:\.\w+)?\.weight", "lora_down.weight"),
@@ -53,8 +57,23 @@ _PATTERNS = [*((re.escape(suffix), suffix) for suffix in SUFFIXES), *SPELLINGS]
 _KEY = re.compile(r"(?P<name>.+?)\.(?:" + "|".join(f"(?P<s{i}>{text})" for i, (text, _) in enumerate(_PATTERNS)) + ")")
 
 
+class NoAdapterError(FileFormatError):
+    """A well-formed file that holds something else than an adapter, or one of an algorithm we do not know."""
+
+
+class ModuleError(FileFormatError):
+    """One module of a file cannot be used; `reason` says why without naming the file and the module again."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 def split_key(key: str) -> tuple[str, str] | None:
     """A tensor's key as (module name, suffix in LyCORIS's spelling); None if no known suffix ends it."""
+    name, _, suffix = key.partition(".")
+    if name and suffix in _SUFFIXES:  # nearly every file; the search takes ten times as long
+        return name, suffix
     found = _KEY.fullmatch(key)
     if not found:
         return None
@@ -116,12 +135,19 @@ class AdapterFile:
         # Suffix -> description of each module, by the module's name as the file spells it.
         self.modules: dict[str, dict[str, TensorInfo]] = {}
         self.unknown: list[str] = []
+        self.largest: dict[str, float] = {}  # largest absolute value of each tensor read so far, by key
         self._sort_keys()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> AdapterFile:
         """Read the header; raises FileFormatError if the file is malformed or holds no adapter."""
         return cls(TensorFile.open(path))
+
+    def in_memory(self) -> AdapterFile:
+        """The same file with all its bytes read, so that nothing is read from the disk any more."""
+        found = copy(self)
+        found.file, found.largest = FileInMemory(self.file), {}
+        return found
 
     def _sort_keys(self) -> None:
         for key, info in self.file.tensors.items():
@@ -141,22 +167,22 @@ class AdapterFile:
                 self.unknown += [info.key for info in self.modules.pop(name).values()]
         if not self.modules:
             what = "a checkpoint" if any(".diffusion_model." in f".{key}" for key in self.unknown) else "something else"
-            raise FileFormatError(
+            raise NoAdapterError(
                 f"{self.path} holds no adapter; by its {len(self.unknown)} tensors' names it is {what}."
             )
-        for name, suffixes in self.modules.items():
-            for suffix, info in suffixes.items():
-                self._check(name, suffix, info)
 
-    def _check(self, name: str, suffix: str, info: TensorInfo) -> None:
-        if 0 in info.shape:
-            raise FileFormatError(
-                f"{self.path}: module {name} has rank zero ({info.key} has shape {list(info.shape)})."
-            )
-        if suffix not in FLAGS and not info.dtype.is_floating_point:
-            raise FileFormatError(f"{self.path}: {info.key} should hold floating-point numbers but holds {info.dtype}.")
-        if suffix in ("alpha", "scalar", "on_input") and info.numel != 1:
-            raise FileFormatError(f"{self.path}: {info.key} should be one number but has shape {list(info.shape)}.")
+    def _check(self, name: str) -> None:
+        """Raise ModuleError if the header alone shows that module `name` cannot be used."""
+        for suffix, info in self.modules[name].items():
+            reason = None
+            if 0 in info.shape:
+                reason = f"it has rank zero ({info.key} has shape {list(info.shape)})"
+            elif suffix not in FLAGS and not info.dtype.is_floating_point:
+                reason = f"{info.key} should hold floating-point numbers but holds {info.dtype}"
+            elif suffix in ("alpha", "scalar", "on_input") and info.numel != 1:
+                reason = f"{info.key} should be one number but has shape {list(info.shape)}"
+            if reason:
+                raise ModuleError(f"{self.path}: module {name} cannot be read: {reason}.", reason)
 
     def _shapes(self, name: str) -> dict[str, tuple[int, ...]]:
         return {suffix: info.shape for suffix, info in self.modules[name].items()}
@@ -169,6 +195,7 @@ class AdapterFile:
 
     def load(self, name: str, dtype: torch.dtype | None = None) -> Adapter:
         """The adapter of module `name`; dtype None keeps the file's. Raises FileFormatError for NaN or mismatches."""
+        self._check(name)
         infos = self.modules[name]
         read = self.file.read_many(info.key for info in infos.values())
         tensors = {suffix: self._finite(info, read[info.key]) for suffix, info in infos.items()}
@@ -181,6 +208,7 @@ class AdapterFile:
 
         Raises FileFormatError as `load` does.
         """
+        self._check(name)
         tensors = {
             suffix: self._numbers[info.key] if info.key in self._numbers else torch.empty(1).expand(info.shape)
             for suffix, info in self.modules[name].items()
@@ -199,22 +227,31 @@ class AdapterFile:
 
     def has_bias(self, name: str) -> bool:
         """Whether module `name` also changes the layer's bias."""
-        return not {"diff_b", "b_norm"}.isdisjoint(self.modules[name])
+        return self._bias(name) is not None
 
     def load_bias(self, name: str) -> Adapter:
         """The adapter of module `name` as far as its bias goes; the difference of the weight is not read."""
-        infos = self.modules[name]
-        info = infos["diff_b"] if "diff_b" in infos else infos["b_norm"]
+        info = self._bias(name)
+        assert info is not None
         return self._adapter(name, {"diff_b": self._finite(info, self.file.read(info.key))})
 
+    def _bias(self, name: str) -> TensorInfo | None:
+        """The tensor of module `name` that is its layer's bias: a norm's own, or `diff_b` beside any algorithm."""
+        infos = self.modules[name]
+        return infos.get("diff_b", infos.get("b_norm") if "w_norm" in infos else None)
+
     def _finite(self, info: TensorInfo, tensor: Tensor) -> Tensor:
-        if tensor.is_floating_point() and not is_finite(tensor):
-            raise FileFormatError(f"{self.path} is unusable: {info.key} holds NaN or infinity; its training failed.")
+        if not tensor.is_floating_point():
+            return tensor
+        size = self.largest[info.key] = largest(tensor)
+        if not math.isfinite(size):
+            reason = f"{info.key} holds NaN or infinity; its training failed"
+            raise ModuleError(f"{self.path} is unusable: {reason}.", reason)
         return tensor
 
     def _adapter(self, name: str, tensors: dict[str, Tensor]) -> Adapter:
         down = tensors.get("lora_down.weight")
-        if "alpha" not in tensors and down is not None:
+        if "alpha" not in tensors and down is not None and down.dim():
             alpha = peft_alpha(self.metadata, name, down.shape[0])
             if alpha is not None:
                 tensors["alpha"] = torch.tensor(alpha, dtype=torch.float64)
@@ -222,7 +259,8 @@ class AdapterFile:
         try:
             return adapter_from_tensors(tensors, options)
         except FileFormatError as error:
-            raise FileFormatError(f"{self.path}: module {name} cannot be read. {error}") from None
+            message = f"{self.path}: module {name} cannot be read. {error}"
+            raise ModuleError(message, str(error).rstrip(".")) from None
 
 
 LEGACY_HASH_START, LEGACY_HASH_BYTES = 0x100000, 0x10000

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like
+from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like, row_blocks
 
 
 @dataclass(eq=False)
@@ -17,6 +17,7 @@ class Full(Adapter):
     """diff: the shape of W, or None where only the bias was trained."""
 
     algorithm: ClassVar[str] = "full"
+    uses_base: ClassVar[bool] = False
     suffixes: ClassVar[tuple[str, ...]] = ("diff",)
 
     diff: Tensor | None
@@ -41,3 +42,10 @@ class Full(Adapter):
         if self.diff is None:
             return torch.zeros_like(base)
         return like(self.diff, base).reshape(base.shape)
+
+    def add_delta(self, weight: Tensor, strength: float) -> None:
+        if self.diff is None:
+            return
+        diff = self.diff.reshape(weight.shape)
+        for block in row_blocks(weight):
+            weight[block].add_(like(diff[block], weight), alpha=strength)

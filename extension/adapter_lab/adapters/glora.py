@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like
-from adapter_lab.adapters.lora import low_rank
+from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like, row_blocks
+from adapter_lab.adapters.lora import tucker_rows
 
 
 @dataclass(eq=False)
@@ -45,27 +45,54 @@ class GLoRA(Adapter):
         return cls(a1, a2, b1, b2, tensors.get("bm.weight"), alpha or None, scalar, options.lycoris_rs_lora)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        return self._oriented(shape) is not None
+        return self.oriented(shape) is not None
 
     def describe(self) -> dict[str, Any]:
         rank = min(self.a1.shape)
         return {"dim": rank, "alpha": self.alpha if self.alpha else rank, "tucker": self.bm is not None}
 
     def delta(self, base: Tensor) -> Tensor:
-        one = self._oriented(tuple(base.shape))
+        one = self._fitting(base)
+        up, down = one._low_rank(base)
+        return ((one._mixed(base) + up @ down) * one.scale).reshape(base.shape)
+
+    def add_delta(self, weight: Tensor, strength: float) -> None:
+        if not weight.is_contiguous():
+            super().add_delta(weight, strength)
+            return
+        one = self._fitting(weight)
+        up, down = one._low_rank(weight)
+        rows = weight.view(weight.shape[0], -1)
+        for block in row_blocks(weight):
+            rows[block].add_(one._mixed(weight[block]), alpha=one.scale * strength)
+        rows.addmm_(up, down, alpha=one.scale * strength)
+
+    def _mixed(self, rows: Tensor) -> Tensor:
+        """W a1 a2 for some rows of W: (rows, in * kernel)."""
+        # The kernel before the inputs, so that a1 and a2 act on the last axis.
+        inputs_last = rows.flatten(2).transpose(1, 2) if rows.dim() > 2 else rows
+        mixed = inputs_last @ like(self.a1, rows) @ like(self.a2, rows)
+        return (mixed.transpose(1, 2) if rows.dim() > 2 else mixed).reshape(rows.shape[0], -1)
+
+    def _low_rank(self, base: Tensor) -> tuple[Tensor, Tensor]:
+        """b1 and b2 as matrices (out, r), (r, in * kernel)."""
+        down = like(self.b2, base)
+        return like(self.b1, base), down if self.bm is None else tucker_rows(like(self.bm, base), down)
+
+    def _fitting(self, base: Tensor) -> GLoRA:
+        one = self.oriented(tuple(base.shape))
         if one is None:
             raise ValueError(f"its factors do not fit a weight of shape {tuple(base.shape)}")
-        scale = one._scale()
-        mixed = base.movedim(1, -1) @ like(one.a1, base) @ (like(one.a2, base) * scale)
-        core = None if one.bm is None else like(one.bm, base)
-        return low_rank(like(one.b1, base) * scale, like(one.b2, base), core, base.shape) + mixed.movedim(-1, 1)
+        return one
 
-    def _scale(self) -> float:
+    @property
+    def scale(self) -> float:
+        """What the sum of both products is multiplied by."""
         rank = self.a2.shape[0]
         alpha = self.alpha if self.alpha is not None else rank
         return self.scalar * alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
 
-    def _oriented(self, shape: tuple[int, ...]) -> GLoRA | None:
+    def oriented(self, shape: tuple[int, ...]) -> GLoRA | None:
         """Itself with the names of LyCORIS 4, whichever naming the file has; None if neither fits `shape`.
 
         Only where in, out and rank are all equal could both fit; the newer naming is then taken.

@@ -38,6 +38,13 @@ class IA3(Adapter):
         return {"train_on_input": self.on_input}
 
     def delta(self, base: Tensor) -> Tensor:
+        return base * self._gains(base)
+
+    def add_delta(self, weight: Tensor, strength: float) -> None:
+        weight.addcmul_(weight, self._gains(weight), value=strength)
+
+    def _gains(self, base: Tensor) -> Tensor:
+        """w, broadcastable to W."""
         shape = [1] * base.dim()
         shape[int(self.on_input)] = -1
-        return base * like(self.gains, base).reshape(shape)
+        return like(self.gains, base).reshape(shape)

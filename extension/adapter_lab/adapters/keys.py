@@ -57,13 +57,13 @@ class TargetTable(dict[str, Target]):
         return _aliases(self)
 
 
-def targets(shapes: Shapes) -> TargetTable:
+def targets(shapes: Shapes, family: str | None = None) -> TargetTable:
     """Every possible target of a checkpoint by LDM name; `shapes` maps its tensor names to shapes.
 
-    Raises FileFormatError if the family is unknown. Token and position embeddings are not targets, nor is SD2's last
-    text layer, which that family never runs.
+    `family` None: `family_of` tells it, raising FileFormatError if it is unknown. Token and position
+    embeddings are not targets, nor is SD2's last text layer, which that family never runs.
     """
-    family = family_of(shapes)
+    family = family or family_of(shapes)
     table = TargetTable()
     for ldm, module in unet_module_paths(shapes).items():
         weight, bias = f"{UNET}{ldm}.weight", f"{UNET}{ldm}.bias"

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like, same_size, scale_of
-from adapter_lab.adapters.lora import tucker
+from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like, row_blocks, same_size, scale_of
+from adapter_lab.adapters.lora import tucker_rows
 
 
 @dataclass(eq=False)
@@ -19,6 +19,7 @@ class LoHa(Adapter):
     """Plain: w_a (out, r), w_b (r, in * kernel). Tucker: w_a (r, out), w_b (r, in), t (r, r, kh, kw)."""
 
     algorithm: ClassVar[str] = "loha"
+    uses_base: ClassVar[bool] = False
     suffixes: ClassVar[tuple[str, ...]] = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
 
     w1_a: Tensor
@@ -63,11 +64,23 @@ class LoHa(Adapter):
         return {"dim": rank, "alpha": self.scale * rank, "tucker": self.t1 is not None}
 
     def delta(self, base: Tensor) -> Tensor:
-        first = _half(self.w1_a, self.w1_b, self.t1, base, self.scale)
-        return (first * _half(self.w2_a, self.w2_b, self.t2, base, 1.0)).reshape(base.shape)
+        (up1, down1), (up2, down2) = self._halves(base)
+        return (up1 * self.scale @ down1).mul_(up2 @ down2).reshape(base.shape)
+
+    def add_delta(self, weight: Tensor, strength: float) -> None:
+        if not weight.is_contiguous():
+            super().add_delta(weight, strength)
+            return
+        (up1, down1), (up2, down2) = self._halves(weight)
+        rows = weight.view(weight.shape[0], -1)
+        for block in row_blocks(rows):
+            rows[block].addcmul_(up1[block] @ down1, up2[block] @ down2, value=strength * self.scale)
+
+    def _halves(self, base: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Both factors of the Hadamard product as pairs of matrices (out, r), (r, in * kernel)."""
+        return _half(self.w1_a, self.w1_b, self.t1, base), _half(self.w2_a, self.w2_b, self.t2, base)
 
 
-def _half(w_a: Tensor, w_b: Tensor, core: Tensor | None, base: Tensor, scale: float) -> Tensor:
-    """One factor of the Hadamard product, times `scale`."""
-    w_a, w_b = like(w_a, base) * scale, like(w_b, base)
-    return w_a @ w_b.flatten(1) if core is None else tucker(like(core, base), w_a.T, w_b)
+def _half(w_a: Tensor, w_b: Tensor, core: Tensor | None, base: Tensor) -> tuple[Tensor, Tensor]:
+    w_a, w_b = like(w_a, base), like(w_b, base).flatten(1)
+    return (w_a, w_b) if core is None else (w_a.T, tucker_rows(like(core, base), w_b))

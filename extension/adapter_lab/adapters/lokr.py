@@ -20,6 +20,7 @@ class LoKr(Adapter):
     w2_b (r, d), t2 (r, r, kh, kw)."""
 
     algorithm: ClassVar[str] = "lokr"
+    uses_base: ClassVar[bool] = False
     suffixes: ClassVar[tuple[str, ...]] = (
         "lokr_w1",
         "lokr_w1_a",
@@ -69,8 +70,21 @@ class LoKr(Adapter):
         return {"dim": ranks[0], "alpha": self.scale * ranks[0], **found} if ranks else found
 
     def delta(self, base: Tensor) -> Tensor:
-        w1 = like(self.w1, base) if isinstance(self.w1, Tensor) else like(self.w1[0], base) @ like(self.w1[1], base)
-        return kronecker(w1 * self.scale, self._second(base), base.shape)
+        return kronecker(self._first(base) * self.scale, self._second(base), base.shape)
+
+    def add_delta(self, weight: Tensor, strength: float) -> None:
+        if not weight.is_contiguous():
+            super().add_delta(weight, strength)
+            return
+        w1, w2 = broadcast(self._first(weight), self._second(weight))
+        (a, _, c), (_, b, _, d) = w1.shape[:3], w2.shape[:4]
+        weight.view(a, b, c, d, *w2.shape[4:]).addcmul_(w1, w2, value=strength * self.scale)
+
+    def _first(self, base: Tensor) -> Tensor:
+        """w1 as a whole: (a, c)."""
+        if isinstance(self.w1, Tensor):
+            return like(self.w1, base)
+        return like(self.w1[0], base) @ like(self.w1[1], base)
 
     def _second(self, base: Tensor) -> Tensor:
         """w2 as a whole: (b, d) or (b, d, kh, kw)."""
@@ -107,5 +121,11 @@ def _whole_size(factor: Tensor | tuple[Tensor, Tensor], core: Tensor | None) -> 
 def kronecker(w1: Tensor, w2: Tensor, shape: tuple[int, ...]) -> Tensor:
     """w1 kron w2 over the first two axes, the kernel of w2 kept: (a, c), (b, d, ...) -> (a b, c d, ...)."""
     # One broadcast product that is already in the order of the result, so any strides of w2 are fine.
+    first, second = broadcast(w1, w2)
+    return (first * second).reshape(shape)
+
+
+def broadcast(w1: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
+    """w1 as (a, 1, c, 1, ...) and w2 as (1, b, 1, d, ...), whose product is w1 kron w2 as (a, b, c, d, ...)."""
     a, c = w1.shape
-    return (w1.reshape(a, 1, c, *[1] * (w2.dim() - 1)) * w2[None, :, None]).reshape(shape)
+    return w1.reshape(a, 1, c, *[1] * (w2.dim() - 1)), w2[None, :, None]

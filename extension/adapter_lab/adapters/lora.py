@@ -19,6 +19,7 @@ class LoRA(Adapter):
     """up: (out, r[, 1, 1]); down: (r, in[, kh, kw]), with mid (r, in[, 1, 1]); mid: (r, r, kh, kw) or None."""
 
     algorithm: ClassVar[str] = "lora"
+    uses_base: ClassVar[bool] = False
     suffixes: ClassVar[tuple[str, ...]] = ("lora_up.weight", "lora_down.weight", "lora_mid.weight")
 
     up: Tensor
@@ -53,11 +54,13 @@ class LoRA(Adapter):
         return low_rank(up, like(self.down, base), None if self.mid is None else like(self.mid, base), base.shape)
 
     def add_delta(self, weight: Tensor, strength: float) -> None:
-        if self.mid is not None or not weight.is_contiguous():
+        if not weight.is_contiguous():
             super().add_delta(weight, strength)
             return
         # Without any further in x out tensor.
         up, down = like(self.up, weight).flatten(1), like(self.down, weight).flatten(1)
+        if self.mid is not None:
+            down = tucker_rows(like(self.mid, weight), down)
         weight.view(weight.shape[0], -1).addmm_(up, down, alpha=strength * self.scale)
 
 
@@ -70,7 +73,10 @@ def low_rank(up: Tensor, down: Tensor, mid: Tensor | None, shape: tuple[int, ...
 
 def tucker(core: Tensor, up: Tensor, down: Tensor) -> Tensor:
     """core x_1 up x_2 down: core (p, q, kh, kw), up (out, p), down (q, in) -> (out, in, kh, kw)."""
-    # Two steps over the flattened core: the rank axes stay small, and only the result is in x out.
-    p, _, *kernel = core.shape
-    inner = torch.einsum("pqk,qi->pik", core.flatten(2), down)
-    return (up @ inner.reshape(p, -1)).reshape(up.shape[0], down.shape[1], *kernel)
+    # Two steps: the rank axes stay small, and only the result is in x out.
+    return (up @ tucker_rows(core, down)).reshape(up.shape[0], down.shape[1], *core.shape[2:])
+
+
+def tucker_rows(core: Tensor, down: Tensor) -> Tensor:
+    """core x_2 down as a matrix (p, in * kernel): core (p, q, kh, kw), down (q, in)."""
+    return torch.einsum("pqk,qi->pik", core.flatten(2), down).reshape(core.shape[0], -1)

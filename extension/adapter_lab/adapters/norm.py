@@ -15,6 +15,7 @@ class Norm(Adapter):
     """w_norm, b_norm: (n,)."""
 
     algorithm: ClassVar[str] = "norm"
+    uses_base: ClassVar[bool] = False
     suffixes: ClassVar[tuple[str, ...]] = ("w_norm", "b_norm")
 
     w_norm: Tensor

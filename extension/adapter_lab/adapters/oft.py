@@ -57,7 +57,7 @@ class DiagOFT(Adapter):
         if self.rescale is None:
             return delta
         rescale = like(self.rescale, base).reshape(-1, *[1] * (base.dim() - 1))
-        return rescale * delta + (rescale - 1) * base
+        return delta.mul_(rescale).addcmul_(rescale - 1, base)
 
 
 def generators(blocks: Tensor, bound: float) -> Tensor:

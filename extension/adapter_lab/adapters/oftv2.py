@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like
+from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like, row_blocks
 from adapter_lab.adapters.oft import cayley_minus_identity
 
 
@@ -55,16 +55,32 @@ class OFTv2(Adapter):
     def describe(self) -> dict[str, Any]:
         return {"dim": _block_size(self.upper), "dora": "output" if self.magnitude is not None else False}
 
-    def weight(self, base: Tensor) -> Tensor:
+    def delta(self, base: Tensor) -> Tensor:
+        delta = torch.zeros_like(base, memory_format=torch.contiguous_format)
+        self._add(base, delta, 1.0)
+        return delta
+
+    def add_delta(self, weight: Tensor, strength: float) -> None:
+        self._add(weight, weight, strength)
+
+    def _add(self, base: Tensor, total: Tensor, strength: float) -> None:
+        """Add strength times W' - W to `total`, which may be W itself."""
         turn = self._rotation_minus_identity(base)
         if base.dim() == 2 or self.peft:
             turn = turn.transpose(1, 2)
-        blocks = base.reshape(base.shape[0], -1, turn.shape[-1])
-        weight = base + torch.einsum("onk,nkc->onc", blocks, turn.expand(blocks.shape[1], -1, -1)).reshape(base.shape)
-        if self.magnitude is None:
-            return weight
+        gains = None if self.magnitude is None else self._gains(base)
+        for block in row_blocks(base):
+            rows = base[block].reshape(-1, math.prod(base.shape[1:]) // turn.shape[-1], turn.shape[-1])
+            delta = (rows.transpose(0, 1) @ turn).transpose(0, 1).reshape(base[block].shape)
+            if gains is not None:
+                delta = delta.mul_(gains[block]).addcmul_(gains[block] - 1, base[block])
+            total[block].add_(delta, alpha=strength)
+
+    def _gains(self, base: Tensor) -> Tensor:
+        """What the magnitudes multiply each row of the rotated weight by."""
+        assert self.magnitude is not None
         norm = base.flatten(1).norm(dim=1) if self.initial_norm is None else like(self.initial_norm, base).flatten()
-        return weight * (like(self.magnitude, base).flatten() / norm).reshape(-1, *[1] * (base.dim() - 1))
+        return (like(self.magnitude, base).flatten() / norm).reshape(-1, *[1] * (base.dim() - 1))
 
     def _rotation_minus_identity(self, base: Tensor) -> Tensor:
         """R - I of each block: (n, s, s)."""

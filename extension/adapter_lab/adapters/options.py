@@ -12,13 +12,18 @@ from adapter_lab.adapters.base import FileOptions
 
 # Set in every file Adapter Lab writes: scales in it always are alpha / dim, whatever the options were.
 OWN_NETWORK = "adapter_lab.network"
+# Real ones reach a few thousand; this also leaves out NaN, which JSON may hold here.
+LARGEST_ALPHA = 1e6
+# Of a series; trainers use five. Each costs a product of matrices, and a file may claim any number.
+MOST_TERMS = 100
 
 
 def read_options(metadata: Mapping[str, str]) -> FileOptions:
     """The options of the tensors in a file with this metadata; malformed entries count as absent."""
     arguments = json_object(metadata.get("ss_network_args"))
     peft = json_object(metadata.get("lora_adapter_metadata"))
-    terms = [value for key, value in peft.items() if key.endswith("num_cayley_neumann_terms") and type(value) is int]
+    found = [value for key, value in peft.items() if key.endswith("num_cayley_neumann_terms")]
+    terms = [value for value in found if type(value) is int and 0 <= value <= MOST_TERMS]
     exact = any(key.endswith("use_cayley_neumann") and value is False for key, value in peft.items())
     return FileOptions(
         lycoris_rs_lora=OWN_NETWORK not in metadata and is_true(arguments.get("rs_lora")),
@@ -39,10 +44,11 @@ def peft_alpha(metadata: Mapping[str, str], name: str, rank: int) -> float | Non
     own = own or config
     module = name.split(".", 1)[-1]
     alpha = own.get("lora_alpha")
-    for pattern, value in (own.get("alpha_pattern") or {}).items():
+    patterns = own.get("alpha_pattern")
+    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
         if module == pattern or module.endswith(f".{pattern}") or fnmatch.fnmatch(module, pattern):
             alpha = value
-    if not isinstance(alpha, (int, float)):
+    if not isinstance(alpha, (int, float)) or not abs(alpha) <= LARGEST_ALPHA:
         return None
     return float(alpha) * math.sqrt(rank) if is_true(own.get("use_rslora")) else float(alpha)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ DTYPE_BYTES = {name: torch.empty(0, dtype=dtype).element_size() for name, dtype 
 # A real SDXL checkpoint's header is 0.3 MB; tag frequencies in an adapter's metadata reach a few MB. Parsed JSON takes
 # several times its size, so this bound also bounds the memory a bad file can claim.
 LARGEST_HEADER = 32 * 2**20
+LONGEST_NAME = 1000  # of a tensor; real ones have up to about 150 characters, and messages repeat them
+CONTROL_CHARACTER = re.compile("[\x00-\x1f]")
 COPY_CHUNK = 8 * 2**20
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
@@ -86,6 +89,11 @@ class TensorFile:
             raise FileFormatError(f"{path} cannot be read: {error.strerror}.") from error
         metadata = _metadata(header, path)
         return cls(path, _tensor_infos(header, path, data_start, size), metadata, data_start)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return max((info.end for info in self.tensors.values()), default=self.data_start)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -186,12 +194,11 @@ def _tensor_infos(header: dict[str, Any], path: Path, data_start: int, size: int
 
 
 def _tensor_info(key: str, entry: Any, path: Path, data_start: int) -> TensorInfo:
-    def natural_numbers(value: Any) -> bool:
-        return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**62 for n in value)
-
+    if len(key) > LONGEST_NAME or CONTROL_CHARACTER.search(key):
+        raise FileFormatError(f"{path} is damaged: {key[:60]!r} is no name of a tensor.")
     shape: Any = entry.get("shape") if isinstance(entry, dict) else None
     offsets: Any = entry.get("data_offsets") if isinstance(entry, dict) else None
-    if not natural_numbers(shape) or not natural_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+    if not _natural_numbers(shape) or not _natural_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise FileFormatError(f"{path} is damaged: the header's entry for {key!r} is malformed.")
     dtype = entry.get("dtype")
     if not isinstance(dtype, str) or dtype not in DTYPES:
@@ -203,16 +210,31 @@ def _tensor_info(key: str, entry: Any, path: Path, data_start: int) -> TensorInf
     return TensorInfo(key, tuple(shape), DTYPES[dtype], data_start + offsets[0], data_start + offsets[1])
 
 
+def _natural_numbers(value: Any) -> bool:
+    if not isinstance(value, list):
+        return False
+    for number in value:  # noqa: SIM110  this runs for every tensor of every file in a folder of hundreds
+        if type(number) is not int or not 0 <= number < 2**62:
+            return False
+    return True
+
+
 def is_finite(tensor: Tensor) -> bool:
     """Whether a floating-point tensor holds neither NaN nor infinity."""
+    return math.isfinite(largest(tensor))
+
+
+def largest(tensor: Tensor) -> float:
+    """The largest absolute value of a floating-point tensor; NaN if it holds one, 0 if it is empty."""
     if tensor.numel() == 0:
-        return True
+        return 0.0
     # NaN spreads into the extremes; this is one pass without a copy, where isfinite() makes several.
     try:
         extremes = torch.aminmax(tensor)
     except RuntimeError:  # no minimum for fp8, nor in older torch for fp16 on a CPU
         extremes = torch.aminmax(tensor.to(torch.float32))
-    return all(bool(extreme.isfinite()) for extreme in extremes)
+    low, high = float(extremes.min), float(extremes.max)
+    return math.nan if math.isnan(low) or math.isnan(high) else max(-low, high)
 
 
 class Scratch:

@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):  # replaced streams need not have it
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    if os.environ.get("RANK", "0") != "0":  # one of several processes of one run, whose first speaks for all
+        os.environ["TQDM_DISABLE"] = "1"
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     chosen = make_parser().parse_args(arguments)
     try:
         return chosen.command(chosen)

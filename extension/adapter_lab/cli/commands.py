@@ -13,6 +13,7 @@ from adapter_lab import config_file
 from adapter_lab.cli.options import chosen_config
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError
+from adapter_lab.runs.events import plain
 from adapter_lab.validation import validate
 
 
@@ -36,12 +37,13 @@ def resume(chosen: argparse.Namespace) -> int:
     from adapter_lab.cli.console import Console
     from adapter_lab.training.loop import resume as resume_run
 
-    result = resume_run(Path(chosen.run_folder), changes, Console(sys.stderr if chosen.json else sys.stdout))
+    console = Console(sys.stderr if chosen.json else sys.stdout)
+    result = resume_run(Path(chosen.run_folder), changes, console, chosen.until_point)
     return _finished(result, chosen.json)
 
 
 def _finished(result: Any, as_json: bool) -> int:
-    values = {name: _plain(getattr(result, name)) for name in (f.name for f in dataclasses.fields(result))}
+    values = {name: plain(getattr(result, name)) for name in (f.name for f in dataclasses.fields(result))}
     text = f"Ended after {result.steps} steps: {result.reason}."
     if result.steps:
         text += f" {result.seconds_per_step:.2f} s/it, loss {result.final_loss:.4f}."
@@ -85,9 +87,11 @@ def inspect(chosen: argparse.Namespace) -> int:
     """Show what adapter files hold."""
     from adapter_lab.adapters.inspect import describe
     from adapter_lab.adapters.inspect import text as in_words
+    from adapter_lab.hosts.verdicts import describe as by_host
+    from adapter_lab.hosts.verdicts import text as hosts_in_words
 
-    described = [describe(path, modules=chosen.modules) for path in chosen.adapter]
-    text = "\n\n".join(in_words(entry) for entry in described)
+    described = [{**describe(path, modules=chosen.modules), "alone": by_host(path)} for path in chosen.adapter]
+    text = "\n\n".join(f"{in_words(entry)}\n{hosts_in_words(entry['alone'])}" for entry in described)
     return _show(described if len(described) > 1 else described[0], text, chosen.json)
 
 
@@ -98,6 +102,57 @@ def apply(chosen: argparse.Namespace) -> int:
     adapters = [_file_and_strength(text) for text in chosen.adapter]
     done = apply_adapters(chosen.base, adapters, chosen.out, changed_only=chosen.changed_only, dtype=chosen.dtype)
     return _show(done.to_dict(), done.text(), chosen.json)
+
+
+def convert(chosen: argparse.Namespace) -> int:
+    """Write an adapter file in another form."""
+    options = {"rule": _rank_rule(chosen), "base": chosen.base, "dtype": chosen.dtype}
+    if chosen.host:
+        from adapter_lab.hosts.standalone import convert_for
+
+        done = convert_for(chosen.adapter, chosen.out, chosen.host, **options)
+    else:
+        from adapter_lab.adapters.convert import convert as convert_adapter
+
+        done = convert_adapter(chosen.adapter, chosen.out, chosen.to, **options)
+    return _show(done.to_dict(), done.text(), chosen.json)
+
+
+def merge(chosen: argparse.Namespace) -> int:
+    """Write several adapter files as one."""
+    from adapter_lab.adapters.merge import merge as merge_adapters
+
+    adapters = [_file_and_strength(text) for text in chosen.adapter]
+    full = chosen.to == "full"
+    done = merge_adapters(
+        adapters, chosen.out, full=full, rule=_rank_rule(chosen), base=chosen.base, dtype=chosen.dtype
+    )
+    return _show(done.to_dict(), done.text(), chosen.json)
+
+
+def resize(chosen: argparse.Namespace) -> int:
+    """Write a LoRA file at another rank."""
+    from adapter_lab.adapters.resize import resize as resize_adapter
+
+    done = resize_adapter(chosen.adapter, chosen.out, _rank_rule(chosen), dtype=chosen.dtype)
+    return _show(done.to_dict(), done.text(), chosen.json)
+
+
+def extract(chosen: argparse.Namespace) -> int:
+    """Write the difference of two checkpoints as an adapter file."""
+    from adapter_lab.adapters.extract import extract as extract_adapter
+
+    full = chosen.to == "full"
+    done = extract_adapter(
+        chosen.base, chosen.tuned, chosen.out, full=full, rule=_rank_rule(chosen), dtype=chosen.dtype
+    )
+    return _show(done.to_dict(), done.text(), chosen.json)
+
+
+def _rank_rule(chosen: argparse.Namespace) -> Any:
+    from adapter_lab.adapters.svd import RankRule
+
+    return RankRule.of(chosen.rank, chosen.conv_rank, chosen.error, chosen.energy)
 
 
 def _file_and_strength(text: str) -> tuple[str, float]:
@@ -151,6 +206,25 @@ def presets(chosen: argparse.Namespace) -> int:
     return _show(rows, "\n".join(f"{name:<{width}}  {about}" for name, about in rows.items()), chosen.json)
 
 
+def study(chosen: argparse.Namespace) -> int:
+    """A command of studies."""
+    return chosen.study_command(chosen)
+
+
+def ui(chosen: argparse.Namespace) -> int:
+    """Serve the tab."""
+    from adapter_lab.cli.ui import run
+
+    return run(chosen)
+
+
+def grid(chosen: argparse.Namespace) -> int:
+    """Draw adapter files by type and step."""
+    from adapter_lab.cli.grid import command
+
+    return command(chosen)
+
+
 def demo(chosen: argparse.Namespace) -> int:
     """Train on the toy world and compare."""
     from adapter_lab.demo.run import run_demo
@@ -173,28 +247,5 @@ def _config_of(chosen: argparse.Namespace, complete: bool) -> TrainConfig:
 
 
 def _show(values: Any, text: str, as_json: bool) -> int:
-    print(json.dumps(_plain(values), indent=2, ensure_ascii=False) if as_json else text)
+    print(json.dumps(plain(values), indent=2, ensure_ascii=False) if as_json else text)
     return 0
-
-
-def _plain(value: Any) -> Any:
-    """`value` with only what JSON can hold."""
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
-
-
-def _outline(values: Any, depth: int = 0) -> str:
-    """Nested values for people, a line each; long texts are cut."""
-    lines = []
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            lines += [f"{'  ' * depth}{key}:", _outline(value, depth + 1)]
-        else:
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            lines.append(f"{'  ' * depth}{key}: {shown if len(shown) <= 300 else shown[:300] + ' ...'}")
-    return "\n".join(lines)

@@ -26,8 +26,8 @@ class Effort:
     """Steps of each stage and numbers of pictures."""
 
     vae: int = 1250
-    base: int = 6000
-    decoder: int = 1600
+    base: int = 3800
+    decoder: int = 1000
     scorer: int = 1500
     vae_pictures: int = 8000
     base_pictures: int = 8000

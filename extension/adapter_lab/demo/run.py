@@ -18,12 +18,12 @@ from PIL import Image
 
 from adapter_lab.adapters.apply import apply_adapters
 from adapter_lab.config import BaseConfig, TrainConfig
+from adapter_lab.study.grid import label_grid
 from adapter_lab.training.bases import open_base
 from adapter_lab.training.loop import RunResult, train
 
 from .evaluate import Evaluation, Parts, Prompt, character_prompts, evaluate, generate
 from .folder import write_demo_folder
-from .grid import label_grid
 from .scorer import ScorerNet
 from .toy_file import TOY_FILE, open_scorer
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from .architecture import SCHEDULE, TIME_IDS, new_text_encoders, new_unet
+from .architecture import SCHEDULE, TIME_IDS, autocast, new_text_encoders, new_unet
 from .drawing import draw_scene
 from .train_vae import Say, saved_step, to_tensor
 from .vocabulary import END, build_tokenizer, write_tokenizer
@@ -78,7 +78,7 @@ def encode_scenes(vae: AutoencoderKL, scenes: Sequence[tuple[Scene, int]]) -> to
     for start in range(0, len(scenes), 32):
         part = scenes[start : start + 32]
         pictures = np.stack([np.asarray(draw_scene(scene, random.Random(seed), VARIATION)) for scene, seed in part])
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             latents.append(vae.encode(to_tensor(pictures)).latent_dist.mean.float())
     return torch.cat(latents)
 
@@ -126,7 +126,7 @@ def train_base(folder: Path, steps: int, scenes: list[tuple[Scene, int]], say: S
         model.load_state_dict(load_file(path))
         first = saved_step(path)
     average = copy.deepcopy(model).requires_grad_(False)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01, betas=(0.9, 0.99), foreach=True)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
     cumulative, started, seen = alphas_cumprod(), time.monotonic(), 0.0
     for step in range(first, steps):
         rate = min(1.0, (step + 1 - first) / 60) * min(1.0, max(0.01, (steps - step) / (steps * 0.4)))
@@ -141,7 +141,7 @@ def train_base(folder: Path, steps: int, scenes: list[tuple[Scene, int]], say: S
         timesteps, noise = torch.randint(0, 1000, (BATCH,)), torch.randn_like(clean)
         signal = cumulative[timesteps].sqrt()[:, None, None, None]
         sigma = (1 - cumulative[timesteps]).sqrt()[:, None, None, None]
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with autocast(), sdpa_kernel(SDPBackend.MATH):
             predicted = model(signal * clean + sigma * noise, timesteps, captions, _time_ids(BATCH, rng), keep)
         loss = F.mse_loss(predicted.float(), signal * noise - sigma * clean)
         optimiser.zero_grad(set_to_none=True)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
+from .architecture import autocast
 from .drawing import draw_scene
 from .scorer import PLACES, ScorerNet, attribute_logits, figure_labels, read_pictures
 from .train_vae import Say, to_tensor
@@ -33,7 +34,7 @@ def through_vae(vae: AutoencoderKL, scenes: list[Scene], seed: int, noise: float
     rng, generator, parts = random.Random(seed), torch.Generator().manual_seed(seed), []
     for start in range(0, len(scenes), 32):
         batch = to_tensor(np.stack([np.asarray(draw_scene(scene, rng)) for scene in scenes[start : start + 32]]))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             latents = vae.encode(batch).latent_dist.mean.float()
             latents += noise / vae.config.scaling_factor * torch.randn(latents.shape, generator=generator)
             decoded = vae.decode(latents).sample.float()
@@ -72,7 +73,7 @@ def train_scorer(
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = 2e-3 * min(1.0, (step + 1) / 50, max(0.01, (steps - step) / (steps * 0.6)))
         rows = torch.randint(0, len(seen_by_net), (64,))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             logits_of = net(_augment(to_tensor(seen_by_net[rows.numpy()])))
         seen, background, count = (logits.float() for logits in logits_of)
         loss = F.cross_entropy(background, others[rows, 0]) + F.cross_entropy(count, others[rows, 1])

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .architecture import VAE, new_vae
+from .architecture import VAE, autocast, new_vae
 from .drawing import SIZE, draw_scene, draw_shapes
 from .world import VALUES, VARIATION, sample_scene
 
@@ -126,7 +126,7 @@ def _fit(
         warm, left = min(1.0, (step + 1 - first) / 50), (steps - step) / (steps * 0.5)
         optimiser.param_groups[0]["lr"] = RATE * min(warm, max(0.02, left))
         batch = _batch(pool, 16, CROP, rng) if step < steps * 0.9 else _batch(pool, 4, SIZE, rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             reconstruction, kl = loss(vae, batch)
         optimiser.zero_grad(set_to_none=True)
         (reconstruction + KL_WEIGHT * kl).backward()

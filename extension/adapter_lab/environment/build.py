@@ -14,7 +14,7 @@ from pathlib import Path
 
 from adapter_lab.environment import host_packages, pip
 from adapter_lab.environment.locks import Choice, choose, content_key, pinned
-from adapter_lab.environment.machine import HostTorch, gpu, host_torch, started_by_web_ui
+from adapter_lab.environment.machine import HostTorch, gpu, host_torch, lacks_gradio, started_by_web_ui
 from adapter_lab.environment.status import (
     ROOT,
     STATUS_FILE,
@@ -25,6 +25,7 @@ from adapter_lab.environment.status import (
     runtime_python,
     scripts_folder,
     site_packages,
+    ui_packages,
 )
 from adapter_lab.errors import AdapterLabError
 
@@ -95,6 +96,8 @@ class Build:
             "packages": f"{self.lock.name} {content_key(self.lock)}",
             "link": content_key(Path(host_packages.__file__), Path(__file__)),
         }
+        if "ui" in self.status.steps or lacks_gradio():
+            keys["ui"] = content_key(REQUIREMENTS / "ui.txt")
         if self.with_tests or "test" in self.status.steps:
             keys["test"] = content_key(REQUIREMENTS / "test.txt")
         keys["check"] = content_key(self.lock) + " " + torch
@@ -108,6 +111,7 @@ class Build:
             "torch": self.make_torch,
             "packages": self.make_packages,
             "link": self.make_link,
+            "ui": self.make_ui,
             "test": self.make_test,
             "check": self.make_check,
         }
@@ -208,13 +212,21 @@ class Build:
     def make_packages(self) -> None:
         self.install(self.lock, f"installing the packages of {self.lock.name} (about {self.choice.lock.megabytes} MB)")
 
+    def make_ui(self) -> None:
+        """gradio in a folder of its own: it wants other versions of some packages than training does."""
+        target = ui_packages(self.folder)
+        shutil.rmtree(target, ignore_errors=True)
+        self.install(
+            REQUIREMENTS / "ui.txt", "installing gradio for `adapter-lab ui` (about 60 MB)", "--target", str(target)
+        )
+
     def make_test(self) -> None:
         self.install(REQUIREMENTS / "test.txt", "installing what the tests need (about 35 MB)")
 
-    def install(self, requirements: Path, announcement: str) -> None:
+    def install(self, requirements: Path, announcement: str, *options: str) -> None:
         say(announcement)
         start = time.monotonic()
-        pip.install(self.folder, ["--no-deps", "--requirement", str(requirements)], say)
+        pip.install(self.folder, ["--no-deps", *options, "--requirement", str(requirements)], say)
         say(f"done in {time.monotonic() - start:.0f} s")
 
     def make_link(self) -> None:

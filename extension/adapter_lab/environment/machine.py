@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
+
+from adapter_lab.environment.status import ui_packages
 
 # What the worker may use of the host's beside torch: optimisers on the GPU are built for one torch and one CUDA.
 SHARED = ("torch", "bitsandbytes")
@@ -93,3 +97,8 @@ def started_by_web_ui() -> bool:
     return any(
         (folder / "modules").is_dir() and any((folder / name).is_file() for name in starts) for folder in folders
     )
+
+
+def lacks_gradio() -> bool:
+    """Whether the interpreter that runs now has no gradio to serve `adapter-lab ui` with; a web UI's always has."""
+    return not started_by_web_ui() and find_spec("gradio") is None and not ui_packages(Path(sys.prefix)).is_dir()

@@ -36,6 +36,11 @@ def site_packages(folder: Path, version: tuple[int, int]) -> Path:
     return folder / "lib" / f"python{version[0]}.{version[1]}" / "site-packages"
 
 
+def ui_packages(folder: Path) -> Path:
+    """Where the environment at `folder` keeps gradio for `adapter-lab ui`, apart from the packages of training."""
+    return folder / "ui"
+
+
 def install_command() -> str:
     """What a person types to set the environment up or mend it, with the interpreter that runs now."""
     return f'"{sys.executable}" "{ROOT / "install.py"}"'
@@ -84,9 +89,8 @@ def read_status(folder: Path | None = None) -> Status:
 
 
 def notice() -> str:
-    """What a host's console says at its start: how to train from here, or what to run before."""
+    """What a host's console says at its start: where to train, or what to run before."""
     status = read_status()
     if not status.ready:
         return f"{status.message} Until this has run, nothing can be trained: {status.run}"
-    command = scripts_folder(runtime_folder()) / ("adapter-lab.cmd" if os.name == "nt" else "adapter-lab")
-    return f'{__version__} is ready; this version has no tab in the web UI yet, train with "{command}" (see README.md).'
+    return f"{__version__} is ready: train in the tab Adapter Lab."

@@ -68,7 +68,7 @@ NOT_CARRIED = {
 def import_network(config: TrainConfig, keys: Keys) -> None:
     """Fill `config.network` from the flat settings; raises ConfigError for a network that cannot be trained here."""
     network = config.network
-    args = Keys(arguments(keys.take("network_args"), "network_args"), keys.left_out, "network_args.")
+    args = keys.table(arguments(keys.take("network_args"), "network_args"), "network_args")
     module = keys.text("network_module", "networks.lora")
     lycoris = module.startswith("lycoris")
     network.algo = _algorithm(module, args)

@@ -51,13 +51,13 @@ ADAFACTOR_FIXED = {"relative_step": "False", "scale_parameter": "False", "warmup
 def import_optimizer(config: TrainConfig, keys: Keys) -> None:
     """Fill `config.optimizer`, but for the rates that the network import reads."""
     optimizer = config.optimizer
-    args = Keys(arguments(keys.take("optimizer_args"), "optimizer_args"), keys.left_out, "optimizer_args.")
+    args = keys.table(arguments(keys.take("optimizer_args"), "optimizer_args"), "optimizer_args")
     given = keys.text("optimizer_type", "AdamW8bit" if keys.boolean("use_8bit_adam") else "AdamW")
     word = given.rsplit(".", 1)[-1].lower()
     if word not in OPTIMIZERS:
         raise ConfigError(
-            f"optimizer_type is {given!r}, which is not available here; choose one of "
-            f"{', '.join(row[0] for row in OPTIMIZERS.values())} in the imported file."
+            f"{keys.called('optimizer_type')} is {given!r}, which is not available here; choose one of "
+            f"{', '.join(dict.fromkeys(row[0] for row in OPTIMIZERS.values()))} in the imported file."
         )
     optimizer.name, defaults = OPTIMIZERS[word]
     if word == "pagedadamw8bit":

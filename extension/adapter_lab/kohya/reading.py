@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from adapter_lab.config_file import parse_toml
 from adapter_lab.errors import ConfigError
 
 
@@ -29,6 +31,15 @@ class Keys:
     values: dict[str, Any]
     left_out: list[LeftOut] = field(default_factory=list)
     name: str = ""
+    spelled: Mapping[str, str] = field(default_factory=dict)  # names as the file has them, where it has others
+
+    def table(self, values: dict[str, Any], name: str) -> Keys:
+        """A table within this one; what is not carried over of it comes into the same list."""
+        return Keys(values, self.left_out, f"{self.name}{name}.", self.spelled)
+
+    def called(self, key: str) -> str:
+        """`key` as a person finds it in the file."""
+        return self.spelled.get(f"{self.name}{key}", f"{self.name}{key}")
 
     def take(self, key: str, default: Any = None) -> Any:
         """The value of `key`, removed; an empty text counts as absent, as in files written by the kohya_ss GUI."""
@@ -58,11 +69,11 @@ class Keys:
         try:
             return read(value)
         except (TypeError, ValueError):
-            raise ConfigError(f"{self.name}{key} is {value!r}, which is not of the kind that option has.") from None
+            raise ConfigError(f"{self.called(key)} is {value!r}, which is not of the kind that option has.") from None
 
     def note(self, key: str, value: Any, reason: str) -> None:
         """Record that `key` was not carried over as it is."""
-        self.left_out.append(LeftOut(f"{self.name}{key}", value, reason))
+        self.left_out.append(LeftOut(self.called(key), value, reason))
 
     def leave(self, key: str, reason: str) -> None:
         """Take `key` and record, where it asks for anything, that it was not carried over."""
@@ -86,6 +97,20 @@ def _whole(value: Any) -> int:
     if number != int(number):
         raise ValueError(value)
     return int(number)
+
+
+def tables_of(text: str, name: str) -> dict[str, Any]:
+    """What a TOML file, or a JSON file (`name` says which), holds; raises ConfigError where it cannot be read."""
+    text = text.lstrip("\ufeff")
+    if not name.lower().endswith(".json"):
+        return parse_toml(text, name)
+    try:
+        tables = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{name} is not valid JSON: {error}; correct it there.") from None
+    if not isinstance(tables, dict):
+        raise ConfigError(f"{name} holds no settings, so there is nothing to import.")
+    return tables
 
 
 def flat(tables: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from adapter_lab.config import TrainConfig
@@ -74,6 +74,8 @@ NOT_CARRIED = {
     "save_last_n_epochs_state": "use save.keep_states",
     "huber_scale": "there is no such option here",
     "training_comment": "metadata describe the run by themselves",
+    "multi_gpu": "one device is used",
+    "train_inpainting": "inpainting models are not trained here",
     "vae_enable_tiling": "pictures are encoded whole",
 }
 
@@ -86,8 +88,8 @@ KINDS = {
 }
 
 
-def import_training(config: TrainConfig, keys: Keys) -> None:
-    """Fill everything but network, optimiser and dataset."""
+def import_training(config: TrainConfig, keys: Keys, named: Callable[[str], str | None]) -> None:
+    """Fill everything but network, optimiser and dataset; `named` reads a file of sample prompts."""
     for theirs, (section, ours, kind) in SAME.items():
         if keys.values.get(theirs) not in (None, ""):
             setattr(getattr(config, section), ours, getattr(keys, kind)(theirs))
@@ -96,7 +98,7 @@ def import_training(config: TrainConfig, keys: Keys) -> None:
     _loss(config, keys)
     _precision(config, keys)
     _budget(config, keys)
-    _samples(config, keys)
+    _samples(config, keys, named)
 
 
 def list_the_rest(keys: Keys) -> None:
@@ -161,17 +163,15 @@ def _budget(config: TrainConfig, keys: Keys) -> None:
         keys.note("save_n_epoch_ratio", ratio, "the number of epochs is not known; set save.every_epochs")
 
 
-def _samples(config: TrainConfig, keys: Keys) -> None:
-    """Prompts of a sample file: one per line, with options such as `--n negative --w 1024` behind them."""
+def _samples(config: TrainConfig, keys: Keys, named: Callable[[str], str | None]) -> None:
+    """Prompts, given as lines or in a file: one per line, with options such as `--n negative --w 1024` behind them."""
     given = keys.take("sample_prompts")
     if given is None:
         return
-    path = Path(str(given))
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.suffix == ".txt" else []
-    except OSError:
-        lines = []
-    for line in (line.strip() for line in lines):
+    lines = given if isinstance(given, list) else []
+    if isinstance(given, str) and given.lower().endswith(".txt"):
+        lines = (named(given) or "").splitlines()
+    for line in (str(line).strip() for line in lines):
         if line and not line.startswith("#"):
             prompt, *options = line.split(" --")
             config.preview.prompts.append(prompt.strip())

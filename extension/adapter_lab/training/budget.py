@@ -92,6 +92,12 @@ class SavingPoints:
             return seconds // interval > seconds_before // interval
         return False
 
+    def passed(self, step: int, seconds: float) -> int:
+        """How many saving points by steps, or by minutes where none are by steps, lie behind."""
+        if self.config.every_steps:
+            return step // self.config.every_steps
+        return int(seconds // (60 * self.config.every_minutes)) if self.config.every_minutes else 0
+
     def state_due(self, step: int) -> bool:
         """Whether a resume state is saved after `step` although no adapter is."""
         return bool(self.config.state_every_steps) and step % self.config.state_every_steps == 0

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
 from adapter_lab.config import PrecisionConfig
 from adapter_lab.errors import ConfigError
 
+PATIENCE = timedelta(hours=12)
 FORMATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -19,7 +22,8 @@ def choose_device(config: PrecisionConfig) -> torch.device:
     name = config.device
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
+            # A launcher of several processes says which GPU is whose.
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -53,12 +57,14 @@ def make_accelerator(device: torch.device, number_format: str) -> Accelerator:
         # Its state is global and otherwise keeps the first run's device and format.
         AcceleratorState._reset_state(reset_partial_state=True)
     mixed = "no" if number_format == "fp32" else number_format
+    # The others wait while one encodes pictures or draws samples.
+    patience = [InitProcessGroupKwargs(timeout=PATIENCE)]
     if device.type == "cpu":
-        return Accelerator(cpu=True, mixed_precision=mixed)
+        return Accelerator(cpu=True, mixed_precision=mixed, kwargs_handlers=patience)
     before = os.environ.get("ACCELERATE_TORCH_DEVICE")
     os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     try:
-        return Accelerator(mixed_precision=mixed)
+        return Accelerator(mixed_precision=mixed, kwargs_handlers=patience)
     finally:
         if before is None:
             del os.environ["ACCELERATE_TORCH_DEVICE"]

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from adapter_lab.config import LossConfig, PreviewConfig
+from adapter_lab.errors import AdapterLabError
 from adapter_lab.training.conditioning import EncodedNow
 from adapter_lab.training.dataset import Dataset
 from adapter_lab.training.phases import Machine, Prepared
@@ -47,6 +49,20 @@ class Feedback:
         with self._showing():
             self.pictures(0, baseline=True)
 
+    def show_now(self, step: int) -> None:
+        """Sample pictures of the present weights because a person asked for them."""
+        if not self.preview.prompts:
+            self.records.note("No sample pictures were made, since there are no sample prompts.")
+        with self._showing():
+            self.pictures(step)
+
+    def change_prompts(self, prompts: list[str]) -> None:
+        """Show other prompts from now on; raises what loading the text encoders again raises where that fails."""
+        changed = replace(self.preview, prompts=prompts)
+        if not isinstance(self.prepared.denoiser.conditioning, EncodedNow):
+            self.prompts = self.prepared.encode(changed)
+        self.preview.prompts = prompts
+
     @contextmanager
     def _showing(self) -> Iterator[None]:
         self.prepared.train(False)
@@ -59,20 +75,12 @@ class Feedback:
         """Save one picture per prompt as `samples/<step>-<prompt>.png`; returns the files."""
         if not self.preview.prompts:
             return []
-        prepared = self.prepared
-        with (
-            prepared.network.disabled() if baseline else nullcontext(),
-            prepared.vae.use() as vae,
-        ):
-            pictures = sample(
-                prepared.base,
-                prepared.denoiser.unet,
-                self.preview,
-                self.texts(),
-                resolution=prepared.dataset.resolution,
-                vae=vae,
-                dtype=self.machine.dtype,
-            )
+        try:
+            pictures = self._drawn(baseline)
+        except (AdapterLabError, OSError) as error:
+            # With phased loading the VAE comes from the checkpoint's file again, which may be gone by now.
+            self.records.warning(f"Sample pictures could not be made ({error}); training goes on.")
+            return []
         name = "baseline" if baseline else f"{step:06d}"
         paths = [self.samples / f"{name}-{index}.png" for index in range(len(pictures))]
         try:
@@ -87,6 +95,22 @@ class Feedback:
             return []
         self.records.event("sample", step=step, paths=[str(path) for path in paths], prompts=self.preview.prompts)
         return paths
+
+    def _drawn(self, baseline: bool) -> list[Image.Image]:
+        prepared = self.prepared
+        with (
+            prepared.network.disabled() if baseline else nullcontext(),
+            prepared.vae.use() as vae,
+        ):
+            return sample(
+                prepared.base,
+                prepared.denoiser.unet,
+                self.preview,
+                self.texts(),
+                resolution=prepared.dataset.resolution,
+                vae=vae,
+                dtype=self.machine.dtype,
+            )
 
     def texts(self) -> Sequence[PromptText]:
         """The encoded prompts: encoded again where the text encoders are in memory, since they may be trained."""

@@ -8,6 +8,7 @@ moment and resumed gives the same losses and the same file, bit for bit on a CPU
 from __future__ import annotations
 
 import errno
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -18,13 +19,15 @@ import torch
 from adapter_lab import config_file
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError, ConfigError
-from adapter_lab.training.events import Event
+from adapter_lab.runs.changes import change
+from adapter_lab.runs.events import Event
+from adapter_lab.runs.folder import LOG, AdapterFiles, RunFolder, check_fresh, new_run_folder
 from adapter_lab.training.interrupt import StopRequests
 from adapter_lab.training.optimizers import check_available
 from adapter_lab.training.phases import StopEarly
 from adapter_lab.training.records import Records
 from adapter_lab.training.run import Run, RunResult
-from adapter_lab.training.run_folder import LOG, AdapterFiles, RunFolder, check_fresh, new_run_folder
+from adapter_lab.training.team import is_follower, is_team
 from adapter_lab.validation import validate
 
 __all__ = ["RunResult", "resume", "train"]
@@ -41,6 +44,8 @@ def train(config: TrainConfig, run_folder: Path | None = None, on_event: OnEvent
     advice = validate(config)
     check_available(config.optimizer)
     _check_averages(config)
+    if is_follower():
+        return _follow(config, None, 0)
     if run_folder:
         check_fresh(run_folder)
     if run_folder or config.run.output_folder:
@@ -50,48 +55,29 @@ def train(config: TrainConfig, run_folder: Path | None = None, on_event: OnEvent
     return _run(config, folder, on_event, advice)
 
 
-def resume(run_folder: Path, changes: Mapping[str, Any] | None = None, on_event: OnEvent | None = None) -> RunResult:
+def resume(
+    run_folder: Path,
+    changes: Mapping[str, Any] | None = None,
+    on_event: OnEvent | None = None,
+    until_point: int = 0,
+) -> RunResult:
     """Go on with an interrupted, stopped or finished run from its last state, from the start where it has none.
 
     `changes` are settings such as {"run.steps": 2000}; those that would make it another run are refused.
+    `until_point`: pause at this saving point, as a race does to compare; 0: go on to the end of the budget.
     """
     folder = RunFolder(Path(run_folder))
     if not folder.config.exists():
         raise ConfigError(f"{run_folder} is no run folder: it has no config.toml; give the folder that train made.")
     config = config_file.load(folder.config)
-    for name, value in (changes or {}).items():
-        _change(config, name, value)
+    change(config, changes or {})
     advice = validate(config)
     check_available(config.optimizer)
+    if is_follower():
+        return _follow(config, folder, until_point)
     if changes:
         config_file.write(config, folder.config)
-    return _run(config, folder, on_event, advice)
-
-
-# What a resumed run may be told anew: how long, what is saved and shown, and where it computes.
-_CHANGEABLE = (
-    "run.steps",
-    "run.epochs",
-    "run.minutes",
-    "save.",
-    "preview.",
-    "precision.device",
-    "precision.gradient_checkpointing",
-    "precision.phased_loading",
-)
-
-
-def _change(config: TrainConfig, name: str, value: Any) -> None:
-    """Set one setting of a run that is resumed; raises ConfigError where that would make it another run."""
-    section, _, field = name.partition(".")
-    owner = getattr(config, section, None)
-    if owner is None or not hasattr(owner, field):
-        raise ConfigError(f"{name} is no setting.")
-    if not name.startswith(_CHANGEABLE) or name == "save.ema":
-        raise ConfigError(
-            f"{name} cannot be changed when a run is resumed, as it would be another run; start a new one."
-        )
-    setattr(owner, field, value)
+    return _run(config, folder, on_event, advice, until_point)
 
 
 def _check_averages(config: TrainConfig) -> None:
@@ -101,7 +87,9 @@ def _check_averages(config: TrainConfig) -> None:
         )
 
 
-def _run(config: TrainConfig, folder: RunFolder, on_event: OnEvent | None, advice: list[str]) -> RunResult:
+def _run(
+    config: TrainConfig, folder: RunFolder, on_event: OnEvent | None, advice: list[str], until_point: int = 0
+) -> RunResult:
     """One sitting of a run, with its log, its records and its end in words whatever happens."""
     with ExitStack() as stack:
         stack.enter_context(folder.claimed())
@@ -111,11 +99,13 @@ def _run(config: TrainConfig, folder: RunFolder, on_event: OnEvent | None, advic
         stack.callback(_close, records)
         stop = stack.enter_context(StopRequests(folder.path))
         try:
-            run = Run(config, folder, records, stop, started_before)
+            run = Run(config, folder, records, stop, started_before, until_point)
             for sentence in advice:
                 records.warning(sentence)
             return run.go()
         except StopEarly as early:
+            if is_team():  # whose other processes wait for this one, and end only where it fails
+                raise AdapterLabError(f"The run was {early}, before the first step.") from early
             return _stopped_early(folder, records, f"{early}, before the first step")
         except torch.cuda.OutOfMemoryError as error:
             sentence = _OUT_OF_MEMORY.format(error=str(error).split(". ")[0])
@@ -134,6 +124,16 @@ def _run(config: TrainConfig, folder: RunFolder, on_event: OnEvent | None, advic
         except BaseException as error:
             _note_failure(records, f"{type(error).__name__}: {error}", error)
             raise
+
+
+def _follow(config: TrainConfig, folder: RunFolder | None, until_point: int) -> RunResult:
+    """A sitting of a process that another one leads: what it writes does not stay."""
+    with ExitStack() as stack:
+        own = RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        records = Records(own)
+        stack.callback(_close, records)
+        stop = stack.enter_context(StopRequests(own.path))
+        return Run(config, folder or own, records, stop, folder is not None, until_point).go()
 
 
 _OUT_OF_MEMORY = (

@@ -38,12 +38,12 @@ class MemoryMeter:
         return before
 
     def present(self) -> int:
-        """Bytes in use now: on CUDA allocated on the device, else resident memory of the whole process."""
+        """Bytes in use now: on CUDA allocated on the device, else resident above the start."""
         if self._device.type == "cuda":
             return torch.cuda.memory_allocated(self._device)
         resident = self._process.memory_info().rss
         self._highest = max(self._highest, resident)
-        return resident
+        return max(0, resident - self._start)
 
     def peak(self) -> int:
         """Largest number of bytes so far: on CUDA allocated, else resident above the start."""

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from adapter_lab.adapters.keys import targets
-from adapter_lab.config import TrainConfig
+from adapter_lab.config import PreviewConfig, TrainConfig
 from adapter_lab.training.bases.base import Base, open_base
 from adapter_lab.training.bases.text import TextEncoders, TextOutput
 from adapter_lab.training.conditioning import CachedCaptions, Conditioning, EncodedNow, cut_off
@@ -69,6 +69,7 @@ class Prepared:
     vae: Slot[nn.Module]
     encoders: Slot[TextEncoders]
     prompts: list[PromptText]
+    encode: Callable[[PreviewConfig], list[PromptText]]
     parts: dict[str, nn.Module]
 
     def train(self, on: bool) -> None:
@@ -96,9 +97,7 @@ class Preparation:
         # Dims a module cannot have and the like are said before an hour of encoding, not after it.
         plan_network(config.network, targets(base.shapes))
         dataset = self.scan(base)
-        keep = not config.precision.phased_loading
-        vae: Slot[nn.Module] = Slot(lambda: base.load_vae(torch.float32, self.machine.device), keep)
-        encoders = Slot(lambda: self._load_encoders(base), keep)
+        vae, encoders = self._slots(base)
         source = self.latents(base, dataset, vae)
         conditioning = self.captions(base, dataset, encoders)
         prompts = self.prompts(encoders)
@@ -113,7 +112,23 @@ class Preparation:
             loss=config.loss,
             dtype=self.machine.dtype,
         )
-        return Prepared(base, dataset, network, denoiser, source, vae, encoders, prompts, parts)
+        encode = functools.partial(self.prompts_while_training, base, encoders)
+        return Prepared(base, dataset, network, denoiser, source, vae, encoders, prompts, encode, parts)
+
+    def fill_caches(self) -> None:
+        """Encode what a run would keep on disk, and nothing else; raises what `run` does."""
+        base = open_base(self.config.base)
+        dataset = self.scan(base)
+        vae, encoders = self._slots(base)
+        if dataset.cacheable and self.config.dataset.cache_latents == "disk":
+            self.latents(base, dataset, vae)
+        if not self._encodes_captions_in_steps(base, dataset):
+            self.captions(base, dataset, encoders)
+
+    def _slots(self, base: Base) -> tuple[Slot[nn.Module], Slot[TextEncoders]]:
+        keep = not self.config.precision.phased_loading
+        vae: Slot[nn.Module] = Slot(lambda: base.load_vae(torch.float32, self.machine.device), keep)
+        return vae, Slot(lambda: self._load_encoders(base), keep)
 
     def scan(self, base: Base) -> Dataset:
         """Read the training folder and report on it."""
@@ -155,7 +170,7 @@ class Preparation:
         config = self.config
         limit = config.dataset.token_chunks
         trained = bool(trained_text_parts(config, base))
-        if trained or config.dataset.cache_text == "off" or dataset.captions_vary:
+        if self._encodes_captions_in_steps(base, dataset):
             if not trained and dataset.captions_vary:
                 self.records.note(
                     "The text encoders stay in memory and encode in each step, because captions vary (tags are "
@@ -174,6 +189,10 @@ class Preparation:
         self._cached("captions", report)
         return cached
 
+    def _encodes_captions_in_steps(self, base: Base, dataset: Dataset) -> bool:
+        off = self.config.dataset.cache_text == "off"
+        return off or dataset.captions_vary or bool(trained_text_parts(self.config, base))
+
     def prompts(self, encoders: Slot[TextEncoders]) -> list[PromptText]:
         """The encoded prompts of the sample pictures; empty where none are made."""
         if not self.config.preview.prompts:
@@ -181,8 +200,24 @@ class Preparation:
         with encoders.use() as model:
             return encode_prompts(model, self.config.preview)
 
-    def _load_encoders(self, base: Base) -> TextEncoders:
-        encoders = base.load_text_encoders(self.machine.dtype, self.machine.device)
+    def prompts_while_training(
+        self, base: Base, encoders: Slot[TextEncoders], preview: PreviewConfig
+    ) -> list[PromptText]:
+        """Other prompts encoded while the UNet trains.
+
+        Where the text encoders were freed they are loaded again, on the CPU, since the device has no room for certain.
+        """
+        if encoders.keep:
+            with encoders.use() as model:
+                return encode_prompts(model, preview)
+        cpu = torch.device("cpu")
+        with torch.autocast(self.machine.device.type, enabled=False):
+            return encode_prompts(self._load_encoders(base, torch.float32, cpu), preview) if preview.prompts else []
+
+    def _load_encoders(
+        self, base: Base, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> TextEncoders:
+        encoders = base.load_text_encoders(dtype or self.machine.dtype, device or self.machine.device)
         add_frozen_adapters(self.config.network.frozen_adapters, targets(base.shapes), encoders.parts)
         return encoders
 

@@ -94,9 +94,9 @@ def sample(
     side = resolution or base.resolution
     step = base.latent_scale
     width, height = (max(step, (size or side) // step * step) for size in (preview.width, preview.height))
-    with _evaluating(unet):
+    with evaluating(unet):
         latents = [
-            sample_latents(base, unet, preview, text, preview.seed + i, (height, width), device, dtype)
+            sample_latents(base, unet, preview, [text], [preview.seed + i], (height, width), device, dtype)
             for i, text in enumerate(texts)
         ]
     vae = vae if vae is not None else base.load_vae(dtype, device)
@@ -107,18 +107,21 @@ def sample_latents(
     base: Base,
     unet: Any,
     preview: PreviewConfig,
-    text: PromptText,
-    seed: int,
+    texts: Sequence[PromptText],
+    seeds: Sequence[int],
     size: tuple[int, int],
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Scaled latents (1, C, h, w) in fp32 of one picture of `size` (height, width) pixels."""
-    generator = torch.Generator().manual_seed(seed)
+    """Scaled latents (B, C, h, w) in fp32 of pictures of `size` (height, width) pixels, drawn in one batch.
+
+    All texts must have equally many tokens.
+    """
     shape = (1, base.latent_channels, size[0] // base.latent_scale, size[1] // base.latent_scale)
-    latents = torch.randn(shape, generator=generator).to(device)
+    latents = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    latents = latents.to(device)
     guided = preview.guidance > 1
-    both = [text.negative, text.positive] if guided else [text.positive]
+    both = [*(text.negative for text in texts if guided), *(text.positive for text in texts)]
     both = [entry.to(device, dtype) for entry in both]
     hidden = torch.cat([entry.hidden for entry in both])
     pooled = torch.cat([entry.pooled for entry in both if entry.pooled is not None]) if base.family == "sdxl" else None
@@ -126,7 +129,7 @@ def sample_latents(
     added = base.added_conditions([size] * count, [(0, 0)] * count, [size] * count, pooled)
     scheduler = sampler(base, preview.steps)
     for timestep in scheduler.timesteps.tolist():
-        noisy = latents.expand(count, -1, -1, -1).to(dtype)
+        noisy = torch.cat([latents] * (count // len(texts))).to(dtype)
         answer = unet(noisy, timestep, hidden, added_cond_kwargs=added).sample.float()
         if guided:
             negative, positive = answer.chunk(2)
@@ -161,7 +164,8 @@ def _is_short(device: torch.device, needed: int) -> bool:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode for all parts of a module meanwhile."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:

@@ -13,10 +13,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from adapter_lab.errors import TrainingStopped
+from adapter_lab.runs.events import Event, EventLog
+from adapter_lab.runs.folder import LOG, RunFolder
 from adapter_lab.training.deferred import DeferredValues
-from adapter_lab.training.events import Event, EventLog
 from adapter_lab.training.loss_statistics import LossStatistics
-from adapter_lab.training.run_folder import LOG, RunFolder
 
 # The final loss is the mean over this many last steps; one step's loss says mostly what its timesteps were.
 RECENT_STEPS = 50

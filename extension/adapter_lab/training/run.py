@@ -8,12 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from adapter_lab import config_file
 from adapter_lab.config import TrainConfig
+from adapter_lab.errors import AdapterLabError
+from adapter_lab.runs.events import read_events
+from adapter_lab.runs.folder import AdapterFiles, RunFolder, remove_leftovers
+from adapter_lab.runs.requests import Requested
 from adapter_lab.training import metadata
 from adapter_lab.training.averages import MovingAverage
 from adapter_lab.training.budget import Budget, SavingPoints, Stopwatch
 from adapter_lab.training.checkpoint import TrainingState, check_fingerprint, load_latest, states
-from adapter_lab.training.events import read_events
 from adapter_lab.training.feedback import Feedback
 from adapter_lab.training.interrupt import StopRequests
 from adapter_lab.training.latents import LatentBatch, plan_from, steps_with_latents
@@ -21,10 +27,15 @@ from adapter_lab.training.optimizers import build_optimizer, rate_groups
 from adapter_lab.training.peak_memory import MemoryMeter
 from adapter_lab.training.phases import Machine, Preparation, Prepared, frozen_key
 from adapter_lab.training.records import Records, StepLabel
-from adapter_lab.training.run_folder import AdapterFiles, RunFolder, remove_leftovers
 from adapter_lab.training.saving import Saver, describe_adapter, fingerprint
 from adapter_lab.training.schedules import schedule_factor
-from adapter_lab.training.step import accumulate_gradients
+from adapter_lab.training.step import accumulate_gradients, drawn_timesteps
+from adapter_lab.training.team import Team
+from adapter_lab.validation import without_ignored
+
+# While nothing is saved, the pictures learned worst are written down this often (steps), and so many of them.
+PICTURES_EVERY = 200
+PICTURES_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -51,18 +62,27 @@ class Run:
     """One sitting of a run, from the first phase to the last file."""
 
     def __init__(
-        self, config: TrainConfig, folder: RunFolder, records: Records, stop: StopRequests, started_before: bool
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        records: Records,
+        stop: StopRequests,
+        started_before: bool,
+        until_point: int = 0,
     ) -> None:
+        """`until_point`: end at this saving point although the budget is not used up; 0: never."""
         self.config = config
+        self.until_point = until_point
         self.folder = folder
         self.records = records
         self.stop = stop
         self.machine = Machine.of(config)
+        self.team = Team.of(self.machine.accelerator)
         self.memory = MemoryMeter(self.machine.device)
         records.memory = self.memory.present
         self.files = AdapterFiles(config.run, folder.path)
         self.state: TrainingState | None = None
-        if started_before:
+        if started_before and self.team.leads:
             remove_leftovers(folder, self.files)
         if started_before and states(folder.state):
             self.state, complaints = load_latest(folder.state)
@@ -95,20 +115,28 @@ class Run:
     def go(self) -> RunResult:
         """Prepare, train, and sum up."""
         preparation = Preparation(self.config, self.machine, self.records, self.stop.reason)
+        if self.team.size > 1:
+            if self.team.leads:
+                preparation.fill_caches()
+            self.team.agree("the caches are filled")
         self.prepared = preparation.run()
         self._set_up(self.prepared)
         if self.state is not None:
             check_fingerprint(self.state, self.saver.fingerprint, self.folder.path)
             self.saver.restore(self.state)
-            self._keep_earlier_end(self.state)
+            if self.team.leads:
+                self._keep_earlier_end(self.state)
         step, seconds = (self.state.step, self.state.seconds) if self.state else (0, 0.0)
         self.stopwatch = Stopwatch(seconds)
         loading_peak = self.memory.begin_phase()
         self.records.begin(step, self.budget.total_steps)
+        self.records.event(
+            "training", step=step, total_steps=self.budget.total_steps, steps_per_epoch=self.steps_per_epoch
+        )
         self.prepared.train(True)
-        if step == 0 and self.config.preview.baseline:
+        if step == 0 and self.config.preview.baseline and self.team.leads:
             self.feedback.show_baseline()
-        elif step > 0:
+        elif step > 0 and self.team.leads:
             self._show_what_is_missing(step)
         step, reason = self.steps(step)
         return self._finish(step, reason, loading_peak)
@@ -121,11 +149,14 @@ class Run:
         if finished.exists() and not numbered.exists():
             finished.rename(numbered)
             self.files.saved[self.files.saved.index(finished.name)] = numbered.name
+            self.records.event("renamed", step=state.step, old=finished, path=numbered)
             self.records.note(f"{finished.name} of step {state.step} is now {numbered.name}.")
 
     def _show_what_is_missing(self, step: int) -> None:
         """Where the run was cut off between saving `step` and showing it, show it now."""
-        done = {event["event"] for event in read_events(self.folder.events) if event.get("step") == step}
+        events = read_events(self.folder.events)
+        # A file that a person asked for is not shown.
+        done = {e["event"] for e in events if e.get("step") == step and not e.get("requested")}
         if "saved" in done and not {"validation", "sample"} <= done:
             with self.saver.shown_weights():
                 self.feedback.show(step, done)
@@ -190,15 +221,30 @@ class Run:
             with self.stopwatch.running():
                 self.one_step(batches, step)
             step += 1
+            # Clocks differ, and so do moments at which a request is seen: the first process's count.
+            self.stopwatch.seconds = self.team.agree(self.stopwatch.seconds)
             ended = self.budget.ended(step, self.stopwatch.seconds)
-            stopped = "" if ended else self.stop.reason()
+            asked = self.stop.take()
+            stopped = "" if ended else self.team.agree(self.stop.reason()) or self._paused(step)
+            if not self.team.leads:
+                if stopped:
+                    return step, stopped
+                continue
+            if asked.prompts is not None or asked.complaint:
+                self.change_prompts(step, asked)
             if ended or stopped or self.points.adapter_due(step, before, self.stopwatch.seconds):
                 self.save(step, final=bool(ended))
-            elif self.points.state_due(step):
-                self.saver.state(step, self.stopwatch.seconds)
+            else:
+                self.between_saves(step, asked)
             if stopped:
                 return step, stopped
         return step, ended
+
+    def _paused(self, step: int) -> str:
+        """Why training pauses after `step` although the budget is not used up; "" where it does not."""
+        if not self.until_point or self.points.passed(step, self.stopwatch.seconds) < self.until_point:
+            return ""
+        return f"saving point {self.until_point} reached"
 
     def one_step(self, batches: Iterator[list[LatentBatch]], step: int) -> None:
         """One optimiser step, the one after `step` finished ones."""
@@ -207,9 +253,7 @@ class Run:
         progress = self.budget.progress(step, self.stopwatch.seconds)
         self.optimizer.set_rate_factor(schedule_factor(config, step, progress))
         rates = self.optimizer.rates()
-        losses, samples = accumulate_gradients(
-            self.prepared.denoiser, next(batches), self.config.run.seed, step, self.machine.accelerator.backward
-        )
+        losses, samples = self.gradients(next(batches), step)
         if config.clip_grad_norm > 0:
             self.machine.accelerator.clip_grad_norm_(self.optimizer.parameters(), config.clip_grad_norm)
         self.stepper.step()
@@ -222,10 +266,58 @@ class Run:
         epoch = self.budget.epoch_of(step)[0]
         self.records.step(losses, StepLabel(step + 1, epoch, samples, rates, seconds, used))
 
+    def gradients(self, batches: list[LatentBatch], step: int) -> tuple[Tensor, list[tuple[str, int]]]:
+        """Gradients of a step, losses (2, N) and (picture, timestep) of all its samples, whoever computed them."""
+        denoiser, seed, team = self.prepared.denoiser, self.config.run.seed, self.team
+        shares = [share for batch in batches if (share := team.share(batch)) is not None]
+        total = sum(len(batch.batch) for batch in batches)
+        losses, samples = accumulate_gradients(denoiser, shares, seed, step, self.machine.accelerator.backward, total)
+        if team.size == 1:
+            return losses, samples
+        team.sum_gradients(self.optimizer.parameters())
+        return team.all_losses(losses, batches), drawn_timesteps(denoiser, batches, seed, step)
+
+    def between_saves(self, step: int, asked: Requested) -> None:
+        """What `step` calls for although no adapter is due after it, and what a person asked for."""
+        if asked.save:
+            self.saver.adapter(step, requested=True)
+        if asked.save or self.points.state_due(step):
+            self.saver.state(step, self.stopwatch.seconds)
+        if asked.save or step % PICTURES_EVERY == 0:
+            self.rank_pictures(step)
+        if asked.sample:
+            with self.saver.shown_weights():
+                self.feedback.show_now(step)
+
+    def change_prompts(self, step: int, asked: Requested) -> None:
+        """Take other sample prompts, for the rest of the run; training goes on where they cannot be used."""
+        try:
+            if asked.prompts is None:
+                raise AdapterLabError(asked.complaint)
+            self.feedback.change_prompts(asked.prompts)
+            # Without prompts the other settings of sample pictures have no effect, and would be refused on a resume.
+            config_file.write(without_ignored(self.config)[0], self.folder.config)
+        except (AdapterLabError, OSError) as error:
+            self.records.warning(f"The sample prompts were not changed: {error}")
+            return
+        self.records.event("prompts", step=step, prompts=asked.prompts)
+
+    def rank_pictures(self, step: int) -> None:
+        """Write down the pictures that are learned worst so far, with what a person needs to look at them."""
+        ranking = self.records.pictures()
+        items = {item.key: item for item in self.prepared.dataset.items}
+        worst = [
+            {**entry, "path": str(items[entry["picture"]].path), "caption": items[entry["picture"]].plain_caption}
+            for entry in ranking[:PICTURES_SHOWN]
+            if entry["picture"] in items
+        ]
+        self.records.event("pictures", step=step, pictures=worst, total=len(ranking))
+
     def save(self, step: int, final: bool = False) -> None:
         """Save adapter and state after `step`, then show where training stands."""
         self.saver.adapter(step, final)
         self.saver.state(step, self.stopwatch.seconds)
+        self.rank_pictures(step)
         with self.saver.shown_weights():
             self.feedback.show(step)
 

@@ -17,13 +17,13 @@ from adapter_lab import config_file
 from adapter_lab.adapters.file import AdapterFile, save_adapter
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import FileFormatError, TrainingStopped
+from adapter_lab.runs.folder import AdapterFiles, RunFolder
 from adapter_lab.training import metadata
 from adapter_lab.training.averages import MovingAverage
 from adapter_lab.training.checkpoint import TrainingState, save_state
 from adapter_lab.training.devices import FORMATS
 from adapter_lab.training.optimizers import OptimizerSet
 from adapter_lab.training.records import Records
-from adapter_lab.training.run_folder import AdapterFiles, RunFolder
 
 # Sections whose settings a state belongs to; a resumed run with others would be another run.
 FIXED_SECTIONS = ("network", "optimizer", "loss")
@@ -80,8 +80,8 @@ class Saver:
         with self.average.applied() if self.average is not None else self.optimizer.averaged():
             yield
 
-    def adapter(self, step: int, final: bool = False) -> Path:
-        """Save the adapter after `step`; raises TrainingStopped where its weights are not finite."""
+    def adapter(self, step: int, final: bool = False, requested: bool = False) -> Path:
+        """Save the adapter after `step` (`requested`: by a person); raises TrainingStopped where it is not finite."""
         self.records.catch_up(wait=True)
         with self.shown_weights():
             tensors = self.network.adapter_tensors()
@@ -95,7 +95,13 @@ class Saver:
         save_adapter(path, self._in_file_format(tensors, path), self._describe(step))
         removed = self.files.add(path, self.config.save.keep_last)
         self.records.event(
-            "saved", step=step, path=path, bytes=path.stat().st_size, final=final, removed=[str(p) for p in removed]
+            "saved",
+            step=step,
+            path=path,
+            bytes=path.stat().st_size,
+            final=final,
+            requested=requested,
+            removed=[str(p) for p in removed],
         )
         return path
 
@@ -146,7 +152,7 @@ class Saver:
             fingerprint=self.fingerprint,
         )
         path = save_state(self.folder.state, state, self.config.save.keep_states)
-        self.records.event("state", step=step, path=path)
+        self.records.event("state", step=step, path=path, seconds=round(seconds, 3))
         return path
 
     def restore(self, state: TrainingState) -> None:

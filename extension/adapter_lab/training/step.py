@@ -123,13 +123,16 @@ def accumulate_gradients(
     seed: int,
     step: int,
     backward: Callable[[Tensor], Any],
+    total: int = 0,
 ) -> tuple[Tensor, list[tuple[str, int]]]:
     """Gradients of the mean weighted loss over all samples of a step.
+
+    `total`: samples of the step where `batches` are one process's share of them; 0: these are all.
 
     Returns losses (2, N) on the device, weighted and plain, and (picture, timestep) of each sample. The mean is over
     the samples of all batches, so it does not matter into how many batches a step is divided.
     """
-    total = sum(len(batch.batch) for batch in batches)
+    total = total or sum(len(batch.batch) for batch in batches)
     columns: list[Tensor] = []
     samples: list[tuple[str, int]] = []
     for index, batch in enumerate(batches):
@@ -143,4 +146,11 @@ def accumulate_gradients(
             backward(weighted.sum() / total)
         columns.append(torch.stack([weighted.detach(), plain.detach()]))
         samples += zip([sample.key for sample in batch.batch.items], timesteps)
-    return torch.cat(columns, dim=1), samples
+    return torch.cat(columns, dim=1) if columns else torch.zeros(2, 0, device=denoiser.device), samples
+
+
+def drawn_timesteps(denoiser: Denoiser, batches: Sequence[LatentBatch], seed: int, step: int) -> list[tuple[str, int]]:
+    """(picture, timestep) of each sample of a step, as `accumulate_gradients` draws them."""
+    last = len(denoiser.schedule.alphas_cumprod) - 1
+    samples = [sample for batch in batches for sample in batch.batch.items]
+    return [(s.key, draw_timestep(denoiser.loss, seed, step, s.key, s.repeat, last=last)) for s in samples]

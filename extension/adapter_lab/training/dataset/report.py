@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _TOP_TAGS = 20
 _SHOWN_SKIPPED = 50
 _SHOWN_WITHOUT_CAPTION = 10
+_EXAMPLES = 16
 _WIDTH = 100
 
 
@@ -44,7 +45,10 @@ class BucketLine:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What a person should know about a training folder; `to_dict` for programs, `text` for a terminal."""
+    """What a person should know about a training folder; `to_dict` for programs, `text` for a terminal.
+
+    `examples`: (path, caption) of a few pictures from all over the folder, for a page that shows them.
+    """
 
     resolution: int
     pictures: int
@@ -64,6 +68,7 @@ class DatasetReport:
     skipped: list[tuple[str, str]]
     ignored: dict[str, int]
     warnings: list[str]
+    examples: list[tuple[str, str]]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values."""
@@ -155,7 +160,14 @@ def make_report(dataset: Dataset, batch_size: int, gradient_accumulation: int) -
         skipped=[(str(path), reason) for path, reason in dataset.skipped],
         ignored=dict(dataset.ignored),
         warnings=list(dataset.warnings),
+        examples=_examples(dataset.items),
     )
+
+
+def _examples(items: Sequence[Item]) -> list[tuple[str, str]]:
+    every = max(1, len(items) / _EXAMPLES)
+    chosen = [items[int(index * every)] for index in range(min(_EXAMPLES, len(items)))]
+    return [(str(item.path), item.plain_caption if item.has_caption else "") for item in chosen]
 
 
 def _folders(items: Sequence[Item]) -> list[FolderLine]:

@@ -1,18 +1,25 @@
-"""BOFT: W' = rescale * B_m ... B_1 W with butterfly rotations B_i, run with the rotated weight.
+"""BOFT: W' = rescale * B_m ... B_1 W with butterfly rotations B_i, run on the base's output or with the rotated weight.
 
-Rotating the outputs instead would permute all of them m times; the columns of a weight are fewer than the tokens.
+Every stage permutes and copies what it rotates, so the smaller of the two is rotated: the outputs of few tokens, or the
+columns of the weight. The weight costs more, since its rotation is computed again for the backward pass.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
 
+from adapter_lab.training.forwards.butterfly import butterflied, paired, unpaired
 from adapter_lab.training.forwards.layer import lycoris
 from adapter_lab.training.forwards.merged import WeightForm, merged
 from adapter_lab.training.forwards.oft import OrthogonalLayer
+from adapter_lab.training.forwards.operation import Operation
 from adapter_lab.training.forwards.spec import LayerSpec, Shape, butterfly_blocks, impossible, smallest_butterfly_dim
+
+# Up to so many tokens per column of the weight, rotating the outputs is the faster way (measured on a CPU).
+TOKENS_PER_COLUMN = 4
 
 
 class BOFTLayer(OrthogonalLayer):
@@ -37,8 +44,18 @@ class BOFTLayer(OrthogonalLayer):
         return lycoris().ButterflyOFTModule
 
     def adapted(self, x: Tensor) -> Tensor:
-        parameters = [self.turns(), *([self.rescale] if self.spec.rescaled else [])]
+        turns, rescale = self.turns(), self.rescale if self.spec.rescaled else None
+        if _tokens(x, self.operation) < TOKENS_PER_COLUMN * math.prod(self.spec.shape[1:]):
+            return butterflied(x, self.operation, turns, None if rescale is None else rescale.flatten())
+        parameters = [turns] if rescale is None else [turns, rescale]
         return merged(x, self.operation, WeightForm(self.spec.shape, _delta, axis=1), *parameters)
+
+
+def _tokens(x: Tensor, operation: Operation) -> int:
+    """How many columns the operation's output has, about, for x as `operation.prepare` returned it."""
+    if not operation.is_conv:
+        return x.numel() // x.shape[-1]
+    return x.numel() // x.shape[1] // math.prod(operation.stride)
 
 
 def _delta(chunk: slice, base: Tensor, turns: Tensor, rescale: Tensor | None = None) -> Tensor:
@@ -46,19 +63,11 @@ def _delta(chunk: slice, base: Tensor, turns: Tensor, rescale: Tensor | None = N
     weight = base.to(turns.dtype).flatten(1)
     change: Tensor | None = None
     for stage, turn in enumerate(turns):
-        step = _butterfly(weight if change is None else weight + change, turn, stage)
+        blocks = paired(weight if change is None else weight + change, turn.shape[-1], stage)
+        step = unpaired(turn @ blocks, stage)
         change = step if change is None else change + step
     assert change is not None
     if rescale is not None:
         factor = rescale.view(-1, 1)
         change = factor * change + (factor - 1) * weight
     return change.view(base.shape)
-
-
-def _butterfly(rows: Tensor, turn: Tensor, stage: int) -> Tensor:
-    """P^T diag(turn) P rows; P of stage i takes groups of 2^i b rows apart into interleaved pairs of halves."""
-    count, size = turn.shape[:2]
-    half = 2**stage * size // 2
-    paired = rows.reshape(-1, 2, half, rows.shape[1]).transpose(1, 2).reshape(count, size, -1)
-    turned = (turn @ paired).view(-1, half, 2, rows.shape[1])
-    return turned.transpose(1, 2).reshape(rows.shape)

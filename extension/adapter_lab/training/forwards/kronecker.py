@@ -136,13 +136,13 @@ class _Whole(torch.autograd.Function):
             rows = x.reshape(-1, x.shape[-1])
             out_rows = gradient.reshape(-1, gradient.shape[-1])
             w1_gradient, w2_gradient = torch.zeros_like(w1), torch.zeros_like(w2)
-            dx = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
+            dx = rows.new_empty(rows.shape) if ctx.needs_input_grad[0] else None
             for chunk in _token_chunks(rows, rows.shape[1] // second.shape[1] * max(second.shape)):
-                per_token = out_rows[chunk].view(-1, len(first), len(second))
+                per_token = out_rows[chunk].reshape(-1, len(first), len(second))
                 values = _second(rows[chunk], second)
                 w1_gradient += torch.tensordot(per_token, values, dims=([0, 2], [0, 2]))
                 values = torch.bmm(first.T.expand(len(values), -1, -1), per_token).view(-1, len(second))
-                w2_gradient += values.T @ rows[chunk].view(-1, second.shape[1])
+                w2_gradient += values.T @ rows[chunk].reshape(-1, second.shape[1])
                 if dx is not None:
                     torch.mm(values, second, out=dx[chunk].view(-1, second.shape[1]))
             if dx is not None:
@@ -156,5 +156,5 @@ def _token_chunks(rows: Tensor, values: int) -> list[slice]:
 
 
 def _second(rows: Tensor, w2: Tensor) -> Tensor:
-    """rows (n, c d) and w2 (b, d) to (n, c, b)."""
-    return (rows.view(-1, w2.shape[1]) @ w2.T).view(len(rows), -1, w2.shape[0])
+    """rows (n, c d) and w2 (b, d) to (n, c, b); rows of a single picture may lie channel by channel, and are copied."""
+    return (rows.reshape(-1, w2.shape[1]) @ w2.T).view(len(rows), -1, w2.shape[0])

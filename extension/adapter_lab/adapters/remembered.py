@@ -1,0 +1,55 @@
+"""What a library found out about files, kept over restarts: reading the headers of hundreds takes seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapter_lab import __version__
+from adapter_lab.adapters.kind import Kind
+from adapter_lab.adapters.lineage import Lineage
+
+if TYPE_CHECKING:
+    from adapter_lab.adapters.library import Entry, Signature
+
+# Raised when the same header comes to mean something else.
+FORMAT = f"1 {__version__}"
+
+
+def load(path: Path, make: type[Entry]) -> dict[Path, tuple[Signature, Entry | None]]:
+    """Files by path as they were known; nothing where that cannot be read or is of another version."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["format"] != FORMAT:
+            return {}
+        return {
+            Path(name): ((size, time), _entry(Path(name), known, make)) for name, size, time, known in found["files"]
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def save(path: Path, known: Mapping[Path, tuple[Signature, Entry | None]]) -> None:
+    """Write it, whole or not at all; a folder that cannot be written to only costs the time of the next reading."""
+    files = [
+        [str(name), *signature, None if entry is None else {**asdict(entry), "path": None}]
+        for name, (signature, entry) in known.items()
+    ]
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"format": FORMAT, "files": files}), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+
+
+def _entry(path: Path, known: dict[str, Any] | None, make: type[Entry]) -> Entry | None:
+    if known is None:
+        return None
+    parts = {"path": path, "kind": Kind(**known["kind"]), "lineage": Lineage(**known["lineage"])}
+    return make(**{**known, **parts, "families": tuple(known["families"])})

@@ -1,0 +1,183 @@
+"""What a request brings, checked against what its route takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from adapter_lab.api.errors import BadRequest
+
+REQUIRED: Any = object()
+LARGEST_BODY = 8 * 2**20  # a kohya file has a few KB, settings with hundreds of prompts still below 1 MB
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One value that a route takes, in its query or its JSON body. `kind`: a key of KINDS."""
+
+    name: str
+    kind: str
+    about: str
+    default: Any = REQUIRED
+    choices: tuple[str, ...] = ()
+    minimum: int | None = None
+    maximum: int | None = None
+
+
+@dataclass
+class Call:
+    """A request that has been let in: the parts of its path, its query and its body, all of their right types."""
+
+    path: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+    # Whether it came from beyond this machine, or may have: paths then stay inside the allowed folders.
+    public: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+
+def _is_files(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(file, dict) and set(file) == {"name", "content"} and all(isinstance(v, str) for v in file.values())
+        for file in value
+    )
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(n, int) and not isinstance(n, bool) for n in value)
+
+
+def _are_variants(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(variant, dict)
+        and set(variant) == {"name", "settings"}
+        and isinstance(variant["name"], str)
+        and isinstance(variant["settings"], dict)
+        for variant in value
+    )
+
+
+# Kind -> (test of a JSON value, what it is called, JSON schema).
+KINDS: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "text": (lambda value: isinstance(value, str), "text", {"type": "string"}),
+    "whole number": (
+        lambda value: isinstance(value, int) and not isinstance(value, bool),
+        "a whole number",
+        {"type": "integer"},
+    ),
+    "number": (
+        lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+        "a number",
+        {"type": "number"},
+    ),
+    "on or off": (lambda value: isinstance(value, bool), "true or false", {"type": "boolean"}),
+    "whole numbers": (
+        _are_numbers,
+        "a list of whole numbers",
+        {"type": "array", "items": {"type": "integer"}},
+    ),
+    "variants": (
+        _are_variants,
+        'a list of objects {"name": text, "settings": {"network.dim": 16}}',
+        {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "settings": {"type": "object"}},
+                "required": ["name", "settings"],
+            },
+        },
+    ),
+    "texts": (_are_texts, "a list of texts", {"type": "array", "items": {"type": "string"}}),
+    "settings": (
+        lambda value: isinstance(value, dict),
+        'an object such as {"network.dim": 16}',
+        {"type": "object", "additionalProperties": True},
+    ),
+    "files": (
+        _is_files,
+        'a list of objects {"name": text, "content": text}',
+        {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "content": {"type": "string"}},
+                "required": ["name", "content"],
+            },
+        },
+    ),
+}
+
+
+def checked(given: Mapping[str, Any], parameters: Sequence[Parameter]) -> dict[str, Any]:
+    """The values of `parameters` with defaults; raises BadRequest for what is missing, unknown or of a wrong type."""
+    known = {parameter.name: parameter for parameter in parameters}
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        takes = ", ".join(known) or "nothing"
+        raise BadRequest(f"This request takes no {', '.join(map(repr, unknown))}; it takes {takes}.")
+    return {name: _value(given, parameter) for name, parameter in known.items()}
+
+
+def _value(given: Mapping[str, Any], parameter: Parameter) -> Any:
+    name, value = parameter.name, given.get(parameter.name)
+    if value is None:  # null counts as absent
+        if parameter.default is REQUIRED:
+            raise BadRequest(f"{name} is missing: {parameter.about}")
+        return parameter.default
+    fits, called, _ = KINDS[parameter.kind]
+    if not fits(value):
+        raise BadRequest(f"{name} must be {called}, but is {_short(value)}.")
+    if parameter.choices and value not in parameter.choices:
+        raise BadRequest(f"{name} is {_short(value)}, but must be one of {', '.join(parameter.choices)}.")
+    low, high = parameter.minimum, parameter.maximum
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise BadRequest(f"{name} is {value}, but must be from {low} to {high}.")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]} ..."
+
+
+def from_query(query: Mapping[str, str], parameters: Sequence[Parameter]) -> dict[str, Any]:
+    """A query's texts as values of their parameters' kinds; what is none stays text, for `checked` to refuse."""
+    kinds = {parameter.name: parameter.kind for parameter in parameters}
+    return {name: _from_text(text, kinds.get(name, "text")) for name, text in query.items()}
+
+
+def _from_text(text: str, kind: str) -> Any:
+    if kind == "on or off":
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    if kind == "whole number" and text.lstrip("-").isascii() and text.lstrip("-").isdigit() and len(text) < 20:
+        return int(text)
+    return text
+
+
+def body_of(content: bytes) -> dict[str, Any]:
+    """A JSON body; an empty one is {}. Raises BadRequest for what is no JSON object, and for half characters."""
+    if not content.strip():
+        return {}
+    try:
+        value = json.loads(content.decode("utf-8"), parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeError:
+        raise BadRequest("The body holds half of a character, which no file can hold; send UTF-8.") from None
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"The body is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise BadRequest("The body must be a JSON object, { ... }.")
+    return value
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(f"{word} is no number in JSON")

@@ -1,0 +1,96 @@
+"""The pictures to learn from, and what a run on them would cost: computed in the private environment."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from starlette.responses import Response
+
+from adapter_lab import config_file
+from adapter_lab.api import roots
+from adapter_lab.api.call import Call, Parameter
+from adapter_lab.api.catalog import SETTINGS
+from adapter_lab.api.context import Context
+from adapter_lab.api.errors import BadRequest
+from adapter_lab.api.files import tag_of, unchanged
+from adapter_lab.api.pictures import picture_file, thumbnail
+from adapter_lab.api.route import Route
+from adapter_lab.api.settings import understood
+from adapter_lab.config import TrainConfig
+
+
+def report(context: Context, call: Call) -> Any:
+    config = understood(call["settings"])
+    roots.check_settings(context, call.public, config)
+    data, base = config.dataset, config.base
+    if not data.folder and not data.sources:
+        raise BadRequest("Choose the folder of pictures first: dataset.folder is empty.")
+    if not data.resolution and not base.checkpoint and base.family == "auto":
+        raise BadRequest("Choose a base model or a resolution first: which pictures go together depends on it.")
+    only = TrainConfig(base=base, dataset=data)  # what else is wrong in the form is no concern of the pictures
+    only.run.batch_size = config.run.batch_size
+    only.optimizer = replace(only.optimizer, gradient_accumulation=config.optimizer.gradient_accumulation)
+    with _written(only) as path:
+        return context.worker.external("report", ["report", "--config", path])
+
+
+def estimate(context: Context, call: Call) -> Any:
+    config = understood(call["settings"])
+    roots.check_settings(context, call.public, config)
+    kind, options = ("estimate", []) if call["memory"] else ("file size", ["--no-memory"])
+    with _written(config) as path:
+        return context.worker.external(kind, ["estimate", "--config", path, *options])
+
+
+@contextmanager
+def _written(config: TrainConfig) -> Iterator[str]:
+    """A configuration as a file for a command to read."""
+    with tempfile.TemporaryDirectory(prefix="adapter-lab-") as folder:
+        path = Path(folder) / "config.toml"
+        config_file.write(config, path, only_changed=True)
+        yield str(path)
+
+
+def small_picture(context: Context, call: Call) -> Response:
+    roots.check(context, call.public, call["path"])
+    path, size = picture_file(call["path"]), call["size"]
+    tag = tag_of(path, size)
+    return unchanged(call, tag) or Response(
+        thumbnail(path, size), media_type="image/webp", headers={"ETag": tag, "Cache-Control": "private, max-age=60"}
+    )
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/dataset/report",
+        report,
+        "Report on the folder of pictures: buckets, captions, tags, what is skipped and why. A newer one ends it.",
+        "what `adapter-lab report --json` gives",
+        body=(SETTINGS,),
+    ),
+    Route(
+        "GET",
+        "/dataset/thumbnail",
+        small_picture,
+        "A picture made small.",
+        "a WebP picture",
+        query=(
+            Parameter("path", "text", "the picture's path"),
+            Parameter("size", "whole number", "longer side in px", 160, minimum=16, maximum=1024),
+        ),
+    ),
+    Route(
+        "POST",
+        "/estimate",
+        estimate,
+        "Predict file size, parameters and peak memory without training. A newer one ends it.",
+        "what `adapter-lab estimate --json` gives",
+        body=(SETTINGS, Parameter("memory", "on or off", "also the peak memory, which takes many seconds", True)),
+    ),
+)

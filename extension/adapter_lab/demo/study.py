@@ -1,0 +1,62 @@
+"""The toy study: the study's eleven variants on two new characters of the toy world, scored exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from adapter_lab.errors import AdapterLabError
+from adapter_lab.study.definition import Budget, General, Study
+from adapter_lab.study.presets import eleven
+from adapter_lab.study.study_file import write
+
+from .evaluate import GUIDANCE, STEPS
+from .folder import write_demo_folder
+from .run import BATCH
+from .toy_file import TOY_FILE
+
+PICTURES = 44
+HELD_OUT = 0.1
+MINUTES, POINTS, SEEDS = 1.25, 3, (1, 2, 3)
+# Enough to see that everything works, not to compare.
+SMALL_MINUTES, SMALL_POINTS, SMALL = 0.4, 2, ("LoRA+TE", "LoKr f4", "diag-OFT")
+
+
+def make_demo_study(folder: Path, small: bool = False, minutes: float = 0.0) -> Path:
+    """Draws the pictures and writes the plan of the toy study into `folder`; returns the plan's file.
+
+    `small`: three variants and one seed. `minutes`: training time of each, 0 for the usual. Raises AdapterLabError
+    where `folder` holds another study.
+    """
+    plan = folder / "study.toml"
+    if plan.exists():
+        raise AdapterLabError(f"{plan} is there already; `adapter-lab study run {folder}` runs it.")
+    pictures = folder / "training-pictures"
+    write_demo_folder(pictures, PICTURES)
+    write(demo_study(folder.resolve(), small, minutes), plan)
+    return plan
+
+
+def demo_study(folder: Path, small: bool = False, minutes: float = 0.0) -> Study:
+    """The toy study whose pictures are in `folder`."""
+    study = Study()
+    # One thread each, so that as many trainings as there are cores share a processor fairly.
+    study.general = General("toy", [SEEDS[0]] if small else list(SEEDS), threads=1)
+    amount = minutes or (SMALL_MINUTES if small else MINUTES)
+    study.budget = Budget("minutes", amount, SMALL_POINTS if small else POINTS)
+    shared = study.shared
+    shared.base.checkpoint = str(TOY_FILE)
+    shared.dataset.folder = str(folder / "training-pictures")
+    shared.dataset.cache_folder = str(folder / "cache")
+    shared.dataset.validation_fraction = HELD_OUT
+    # Trainings are short: Prodigy's estimate may grow as fast as it finds right.
+    shared.optimizer.growth_rate, shared.optimizer.d_coef = 0.0, 1.0
+    shared.precision.device = "cpu"
+    shared.precision.gradient_checkpointing = False
+    shared.run.batch_size = BATCH
+    variants = eleven(dim=16, loha=8, small_loha=3, block=8, scale=1.0)
+    study.variants = [variant for variant in variants if not small or variant.name in SMALL]
+    study.scores = {
+        "pictures": {"steps": STEPS, "guidance": GUIDANCE},
+        "toy": {"pictures": 3 if small else 4},
+    }
+    return study

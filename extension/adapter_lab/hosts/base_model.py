@@ -1,0 +1,106 @@
+"""The model a web UI has loaded: its family, and where each module's weight lies among the web UI's own keys."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from adapter_lab.adapters.keys import TargetTable, family_of, targets
+from adapter_lab.adapters.layouts import UNET
+from adapter_lab.adapters.matching import Place, plain_targets
+from adapter_lab.errors import FileFormatError
+
+Shapes = Mapping[str, "tuple[int, ...]"]
+
+# Text encoders in web UIs with ComfyUI's layout, and their prefixes in a single-file checkpoint of each family.
+TEXT_ENCODERS = {
+    "sd15": {"clip_l.": "cond_stage_model."},
+    "sd2": {"clip_h.": "cond_stage_model."},
+    "sdxl": {"clip_l.": "conditioner.embedders.0.", "clip_g.": "conditioner.embedders.1."},
+}
+KEPT = 4  # tables kept: a base, a refiner, and those of hires fix
+
+
+@dataclass(frozen=True, eq=False)
+class BaseModel:
+    """A loaded model. `name` is what messages call it, `family` "sd15", "sd2", "sdxl" or None for any other."""
+
+    name: str
+    family: str | None
+    table: TargetTable  # its targets' keys are the web UI's
+
+
+def comfy_base(name: str, unet: Shapes, text: Shapes, names: Callable[[], Mapping[str, Any]]) -> BaseModel:
+    """The base of a web UI with ComfyUI's layout.
+
+    `unet` and `text`: shapes of the state dicts ("diffusion_model.*"; "clip_l.*", "clip_g.*"). `names` gives the web
+    UI's own map from names in adapter files to keys, as ComfyUI has it, and is asked only for families we do not know.
+    """
+    family = _comfy_family(unet, text)
+    if family is None:
+        return BaseModel(name, None, plain_targets(_places(names()), {**unet, **text}))
+    keys = {f"model.{key}": key for key in unet if key.startswith("diffusion_model.")}
+    for own, prefix in TEXT_ENCODERS[family].items():
+        keys |= {prefix + key.removeprefix(own): key for key in text if key.startswith(own)}
+    return BaseModel(name, family, _renamed(keys, {**unet, **text}, family))
+
+
+def checkpoint_base(name: str, shapes: Shapes) -> BaseModel | None:
+    """The base of a web UI that keeps a checkpoint's names but for wrappers (`.wrapped.`): A1111; None if unknown."""
+    keys = {key.replace(".wrapped.", "."): key for key in shapes}
+    try:
+        family = family_of({key: shapes[host_key] for key, host_key in keys.items()})
+    except FileFormatError:
+        return None
+    return BaseModel(name, family, _renamed(keys, shapes, family))
+
+
+def _renamed(keys: Mapping[str, str], shapes: Shapes, family: str) -> TargetTable:
+    """Targets whose keys are the web UI's. keys: name in a checkpoint -> the web UI's key."""
+    table = targets({key: tuple(shapes[host_key]) for key, host_key in keys.items()}, family)
+    return TargetTable(
+        (name, replace(target, key=keys[target.key], bias_key=target.bias_key and keys[target.bias_key]))
+        for name, target in table.items()
+    )
+
+
+def _comfy_family(unet: Shapes, text: Shapes) -> str | None:
+    """The family by the UNet alone, since every family's text encoders lie in the same layout here."""
+    try:
+        family = family_of({f"{UNET}{key.removeprefix('diffusion_model.')}": shape for key, shape in unet.items()})
+    except FileFormatError:
+        return None
+    if family == "sdxl" and text and not any(key.startswith("clip_l.") for key in text):
+        return None  # the refiner, whose only text encoder is SDXL's second
+    return family
+
+
+def _places(names: Mapping[str, Any]) -> dict[str, Place]:
+    """ComfyUI's map (key, or (key, (axis, start, length)), or more) as far as it names weights or rows of them."""
+    places: dict[str, Place] = {}
+    for name, place in names.items():
+        if isinstance(place, str):
+            places[name] = place
+        elif len(place) == 2 and place[1][0] == 0:
+            key, (_, start, length) = place
+            places[name] = (key, (start, start + length))
+    return places
+
+
+class BaseModels:
+    """The last few `BaseModel`s, each made once while its modules live."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[tuple[weakref.ref[Any], ...], BaseModel]] = []
+
+    def of(self, modules: tuple[Any, ...], make: Callable[[], BaseModel]) -> BaseModel:
+        """The base made of these modules (a UNet and its text encoders), by their identity."""
+        for references, base in self._kept:
+            if len(references) == len(modules) and all(r() is m for r, m in zip(references, modules)):
+                return base
+        base = make()
+        alive = [kept for kept in self._kept if all(reference() is not None for reference in kept[0])]
+        self._kept = [*alive, (tuple(weakref.ref(module) for module in modules), base)][-KEPT:]
+        return base

@@ -1,0 +1,39 @@
+"""reForge: ComfyUI's model patcher behind Forge's first `networks`; patches are objects of a class of its own."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from adapter_lab.hosts.forge_family import ForgeFamily
+from adapter_lab.hosts.hooks import Hooks
+from adapter_lab.hosts.plan import WeightPatch
+from adapter_lab.hosts.weight_adapters import adapter_class, merging_in_fp32
+
+
+class ReForge(ForgeFamily):
+    """stable-diffusion-webui-reForge."""
+
+    name = "reforge"
+    title = "reForge"
+    lora_module = "ldm_patched.modules.lora"
+
+    def hook_weights(self, hooks: Hooks) -> None:
+        module = importlib.import_module(self.lora_module)
+        self._patch_class = adapter_class(module.weight_adapter.WeightAdapterBase)
+        hooks.replace(module, "calculate_weight", lambda merge: merging_in_fp32(merge, "intermediate_dtype"))
+
+    def add_patches(
+        self, patcher: Any, patches: Mapping[str, WeightPatch], strength: float, tag: str, online: bool
+    ) -> None:
+        patcher.add_patches({key: self._patch_class(patch) for key, patch in patches.items()}, strength)
+
+    def free_gpu(self) -> None:
+        management = importlib.import_module("ldm_patched.modules.model_management")
+        with importlib.import_module("modules.call_queue").queue_lock:
+            management.unload_all_models()
+            management.soft_empty_cache(force=True)
+
+
+HOST = ReForge()

@@ -1,0 +1,107 @@
+"""What happens when a web UI loads or unloads us: hooks and settings in, hooks out."""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from adapter_lab.hosts.console import say
+from adapter_lab.hosts.detect import detect
+from adapter_lab.hosts.guard import guarded
+from adapter_lab.hosts.infotext import begin_batch, end_batch
+from adapter_lab.hosts.loader import Loader
+from adapter_lab.hosts.protocol import Host
+from adapter_lab.hosts.report import FileReport
+from adapter_lab.hosts.settings import Settings, add_options
+from adapter_lab.hosts.turns import Turns
+from adapter_lab.hosts.xyz import Axes
+
+_running: list[tuple[Host, Loader]] = []
+_turns: list[Turns] = []
+_axes: list[Axes] = []
+
+
+def running() -> tuple[Host, Loader] | None:
+    """The web UI we are installed in, and its loader; None outside of one."""
+    return _running[0] if _running else None
+
+
+def take_turns(turns: Turns) -> None:
+    """Have generations ask `turns` before they begin, until the web UI unloads us."""
+    _turns[:] = [turns]
+
+
+def start() -> type | None:
+    """Install into the web UI this process is; the class of our script there, or None if this is no web UI."""
+    stop()
+    host = detect()
+    if host is None:
+        return None
+    shared = importlib.import_module("modules.shared")
+    callbacks = importlib.import_module("modules.script_callbacks")
+    loader = Loader(Settings(shared.opts), host.name)
+    _running.append((host, loader))
+    _axes.append(Axes(host, loader))
+    callbacks.on_script_unloaded(stop)
+    callbacks.on_ui_settings(lambda: add_options(shared, importlib.import_module("gradio")))
+    if hasattr(callbacks, "on_before_ui"):  # all scripts are loaded by then, and none has made its page
+        callbacks.on_before_ui(_install_axes)
+    for message in host.install_loader(loader):
+        say(message)
+    return script_class(importlib.import_module("modules.scripts"), loader)
+
+
+def axes() -> Axes | None:
+    """Our axes in the X/Y/Z plot of the web UI we are installed in; None outside of one."""
+    return _axes[0] if _axes else None
+
+
+def _install_axes() -> None:
+    with guarded("adding axes to the X/Y/Z plot"):
+        for one in _axes:
+            for message in one.install():
+                say(message)
+
+
+def stop() -> None:
+    """Undo everything, as "Reload UI" asks for before it loads scripts again."""
+    while _axes:
+        _axes.pop().remove()
+    _turns.clear()
+    while _running:
+        host, loader = _running.pop()
+        host.remove_loader()
+        loader.cache.clear()
+
+
+def script_class(scripts: Any, loader: Loader) -> type:
+    """Our script: invisible, always on, it writes what was loaded into each picture. scripts: `modules.scripts`."""
+
+    class AdapterLab(scripts.Script):
+        def title(self) -> str:
+            return "Adapter Lab"
+
+        def show(self, is_img2img: bool) -> Any:
+            return scripts.AlwaysVisible
+
+        def before_process(self, p: Any, *args: Any, **kwargs: Any) -> None:
+            for turns in _turns:
+                with guarded("waiting for a training"):
+                    turns.wait(importlib.import_module("modules.shared").state, bool(getattr(p, "is_api", False)))
+
+        def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+            _write(begin_batch, p, loader)  # web UIs activate the prompt's networks just before
+
+        def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+            _write(end_batch, p, loader)
+
+    return AdapterLab
+
+
+def _write(how: Callable[[Any, list[FileReport]], None], p: Any, loader: Loader) -> None:
+    try:
+        how(p, loader.reports())
+    except Exception:  # a remark is not worth a picture
+        say(f"could not write into the picture's infotext:\n{traceback.format_exc()}")

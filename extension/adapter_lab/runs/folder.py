@@ -1,0 +1,181 @@
+"""The folder of a run, its log, and the names of the adapter files it writes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from adapter_lab.config import RunConfig
+from adapter_lab.errors import AdapterLabError, ConfigError
+
+LOG = logging.getLogger("adapter_lab")
+
+
+class RunFolder:
+    """Paths inside a run folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        self.events = path / "events.jsonl"
+        self.state = path / "state"
+        self.samples = path / "samples"
+        self.tensorboard = path / "tensorboard"
+        self.log = path / "log.txt"
+        self.process = path / "process.json"
+        self.starting = path / "starting.json"
+        self.console = path / "console.txt"
+
+    def has_run(self) -> bool:
+        """Whether a run was started here."""
+        return self.events.exists() or self.state.exists()
+
+    def claimant(self) -> psutil.Process | None:
+        """The living process that claimed the folder."""
+        try:
+            return living_process(json.loads(self.process.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return None
+
+    def mark(self) -> dict[str, Any] | None:
+        """What a worker noted when it started the run's process: `worker` and `child` (identities) and `at`."""
+        try:
+            mark = json.loads(self.starting.read_text(encoding="utf-8"))
+            return mark if isinstance(mark, dict) and isinstance(mark.get("at"), (int, float)) else None
+        except (OSError, ValueError):
+            return None
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes from running here meanwhile; raises AdapterLabError where one already does."""
+        running = self.claimant()
+        if running:
+            raise AdapterLabError(f"Process {running.pid} is training in {self.path} right now; stop it first.")
+        self.process.write_text(json.dumps(identity(psutil.Process())), encoding="utf-8")
+        try:
+            yield
+        finally:
+            self.process.unlink(missing_ok=True)
+
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """Append what is logged, tracebacks too, to `log.txt`."""
+        handler = logging.FileHandler(self.log, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        level = LOG.level
+        LOG.addHandler(handler)
+        LOG.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            LOG.removeHandler(handler)
+            LOG.setLevel(level)
+            handler.close()
+
+
+def identity(process: psutil.Process) -> dict[str, float]:
+    """What a process can be found again by, also by another program."""
+    return {"pid": process.pid, "started": process.create_time()}
+
+
+def living_process(claim: Any) -> psutil.Process | None:
+    """The process that an `identity` is of, if it lives; another one with its old number does not count."""
+    try:
+        process = psutil.Process(int(claim["pid"]))
+        same = abs(process.create_time() - claim["started"]) < 1
+        # One that has ended but was not waited for yet still has its number.
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except (ValueError, KeyError, TypeError, psutil.Error):
+        return None
+
+
+def check_fresh(path: Path) -> None:
+    """Raise ConfigError where `path` already holds a run."""
+    if RunFolder(path).has_run():
+        raise ConfigError(f"{path} already holds a run; resume it, or choose another folder.")
+
+
+def new_run_folder(config: RunConfig, path: Path | None = None) -> RunFolder:
+    """Make the folder of a new run: `path`, or `<runs_folder>/<name>-<date>-<time>`, with a number where that is taken.
+
+    Raises ConfigError where `path` already holds a run.
+    """
+    if path is not None:
+        check_fresh(path)
+        path.mkdir(parents=True, exist_ok=True)
+        return RunFolder(path)
+    base = Path(config.runs_folder).expanduser() / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    base.parent.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 1000):
+        path = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        try:
+            path.mkdir()
+            return RunFolder(path)
+        except FileExistsError:
+            continue
+    raise AdapterLabError(f"No free name for a run folder was found beside {base}.")
+
+
+class AdapterFiles:
+    """The adapter files of one run: `<name>-000400.safetensors` and so on, and `<name>.safetensors` at the end."""
+
+    def __init__(self, config: RunConfig, run_folder: Path) -> None:
+        self.name = config.name
+        given = Path(config.output_folder).expanduser() if config.output_folder else None
+        self.folder = given or run_folder / "adapters"
+        self.saved: list[str] = []
+
+    def check_unused(self) -> None:
+        """Raise ConfigError where another run's files have the names this run would write; they are never replaced."""
+        if not self.folder.is_dir():
+            return
+        pattern = re.compile(re.escape(self.name) + r"(-\d+)?\.safetensors", re.IGNORECASE)
+        taken = sorted(entry.name for entry in os.scandir(self.folder) if pattern.fullmatch(entry.name))
+        if taken:
+            raise ConfigError(
+                f"{self.folder} already holds {taken[0]}"
+                + (f" and {len(taken) - 1} more files of that name" if taken[1:] else "")
+                + f", which this run would replace; choose another run.name than {self.name!r} or another "
+                "run.output_folder, or resume the run that wrote them."
+            )
+
+    def path(self, step: int | None) -> Path:
+        """File for the adapter after `step`; None: the finished one."""
+        return self.folder / (f"{self.name}.safetensors" if step is None else f"{self.name}-{step:06d}.safetensors")
+
+    def add(self, path: Path, keep_last: int) -> list[Path]:
+        """Note a file just saved; delete and return those that are more than the newest `keep_last` (0: all stay)."""
+        if path.name in self.saved:
+            self.saved.remove(path.name)
+        self.saved.append(path.name)
+        numbered = [name for name in self.saved if name != self.path(None).name]
+        surplus = numbered[:-keep_last] if keep_last else []
+        removed = []
+        for name in surplus:
+            self.saved.remove(name)
+            (self.folder / name).unlink(missing_ok=True)
+            removed.append(self.folder / name)
+        return removed
+
+    def paths(self) -> list[Path]:
+        """The files saved so far that are kept, oldest first."""
+        return [self.folder / name for name in self.saved]
+
+
+def remove_leftovers(folder: RunFolder, files: AdapterFiles) -> None:
+    """Delete temporary files that a process of this run left when it was killed while writing."""
+    own = re.compile(rf"\.{re.escape(files.name)}(-\d+)?\.safetensors\.\d+\.part")
+    places = {folder.state: re.compile(r".*\.tmp"), folder.samples: re.compile(r".*\.part"), files.folder: own}
+    for place, pattern in places.items():
+        for path in place.iterdir() if place.is_dir() else ():
+            if pattern.fullmatch(path.name):
+                path.unlink(missing_ok=True)

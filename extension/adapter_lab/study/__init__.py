@@ -1,0 +1,1 @@
+"""Studies: many trainings on one base and one folder at equal budget, and what they came to."""

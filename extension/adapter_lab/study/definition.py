@@ -1,0 +1,119 @@
+"""What a study is: variants of one training, the budget that all get, and how they race."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from adapter_lab.config import TrainConfig, option
+
+UNITS = ("minutes", "steps", "images")
+# Settings that the study decides, so that neither variants nor the shared settings may.
+DECIDED = (
+    "run.name",
+    "run.runs_folder",
+    "run.steps",
+    "run.epochs",
+    "run.minutes",
+    "run.seed",
+    "save.every_steps",
+    "save.every_epochs",
+    "save.every_minutes",
+    "save.keep_last",
+)
+# Settings that are the same for all variants, because a comparison across them would say nothing.
+SHARED = ("base.", "dataset.folder", "dataset.sources", "dataset.regularisation_folder", "dataset.validation_fraction")
+
+
+@dataclass
+class General:
+    """The study as a whole."""
+
+    name: str = option("study", "Name of the study, with which the names of its adapter files begin.")
+    seeds: list[int] = option([1], "Every variant is trained once with each of these seeds.", minimum=0)
+    threads: int = option(0, "CPU threads of each training; 0: all cores.", minimum=0)
+
+
+@dataclass
+class Budget:
+    """What every variant gets, and after which shares of it adapters are saved."""
+
+    unit: str = option(
+        "minutes", "What is equal for all: training time, optimiser steps, or pictures seen.", choices=UNITS
+    )
+    amount: float = option(60.0, "How many minutes, steps or pictures each variant and seed gets.", minimum=0)
+    points: int = option(8, "Adapters saved per training, after equal shares of the budget.", minimum=1, maximum=1000)
+    parameters: int = option(
+        0,
+        "Also make all variants of one size: dims are solved for so many trained parameters; 0: dims as given.",
+        minimum=0,
+    )
+    tolerance: float = option(
+        0.05,
+        "Largest relative difference from `parameters`; a variant that no dim brings as near is refused.",
+        minimum=0,
+        maximum=1,
+        needs="budget.parameters",
+    )
+
+    def share(self, point: int) -> float:
+        """Minutes, steps or pictures after the saving point `point`, counted from 1."""
+        return self.amount * point / self.points
+
+
+@dataclass
+class Race:
+    """Successive halving (Li et al. 2020, ASHA): variants that are clearly behind stop early."""
+
+    enabled: bool = option(False, "Stop variants that are behind, and give their budget to the others.")
+    metric: str = option(
+        "validation_loss",
+        "What decides: validation_loss, loss (least is best), or a score: fidelity, agreement, bleeding, drift.",
+    )
+    confidence: float = option(
+        2.0, "A variant is behind when it is worse than the best by this many standard errors.", minimum=0
+    )
+    first_point: int = option(1, "Saving point at which variants are first compared.", minimum=1)
+    least: int = option(1, "Variants that are never dropped: the best so many.", minimum=1)
+    longest: float = option(
+        2.0, "A training gets at most this many times its own budget, however much is freed.", minimum=1
+    )
+
+
+@dataclass
+class Variant:
+    """A training that is compared: its name and the settings in which it differs, {"network.dim": 16}."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def slug(self) -> str:
+        """The name as part of file names."""
+        return re.sub(r"[^A-Za-z0-9._+-]+", "-", self.name).strip("-.") or "variant"
+
+
+@dataclass
+class Study:
+    """Variants x seeds on one base and one folder of pictures, at equal budget.
+
+    `shared` holds the settings that all variants start from. `scores`: settings of scorers by their name.
+    """
+
+    general: General = field(default_factory=General)
+    budget: Budget = field(default_factory=Budget)
+    race: Race = field(default_factory=Race)
+    shared: TrainConfig = field(default_factory=TrainConfig)
+    variants: list[Variant] = field(default_factory=list)
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.general.name
+
+
+def run_name(variant: Variant, seed: int) -> str:
+    """Name of the run folder of one training of a study."""
+    return f"{variant.slug}-s{seed}"

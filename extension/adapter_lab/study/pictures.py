@@ -1,0 +1,53 @@
+"""The pictures that were drawn with one adapter file: a folder with `pictures.json`, which says what each one is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from adapter_lab.study.scores import Picture, ScorePrompt
+
+INDEX = "pictures.json"
+
+
+def picture_name(number: int, prompt: ScorePrompt) -> str:
+    """File name of the picture of the prompt with this number (from 0)."""
+    return f"{number + 1:03d}-{prompt.seed}.png"
+
+
+def read_pictures(folder: Path) -> list[Picture]:
+    """The pictures in a folder that are there, in order; none where nothing was drawn."""
+    found = [
+        Picture(folder / entry["file"], ScorePrompt(**entry["prompt"])) for entry in _read(folder).get("pictures", [])
+    ]
+    return [picture for picture in found if picture.path.is_file()]
+
+
+def drawn_pictures(folder: Path, made_from: Mapping[str, Any], prompts: Sequence[ScorePrompt]) -> list[Picture] | None:
+    """The pictures, if they are those of `prompts` and were made from the same file and settings; else None."""
+    if _read(folder).get("made_from") != json.loads(json.dumps(made_from)):
+        return None
+    pictures = read_pictures(folder)
+    return pictures if [picture.prompt for picture in pictures] == list(prompts) else None
+
+
+def write_index(folder: Path, made_from: Mapping[str, Any], prompts: Sequence[ScorePrompt]) -> list[Picture]:
+    """Note what the pictures in a folder are, once all of them are there; returns them."""
+    pictures = [Picture(folder / picture_name(number, prompt), prompt) for number, prompt in enumerate(prompts)]
+    entries = [{"file": picture.path.name, "prompt": asdict(picture.prompt)} for picture in pictures]
+    temporary = folder / f".{INDEX}.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps({"made_from": dict(made_from), "pictures": entries}, indent=1), encoding="utf-8")
+    os.replace(temporary, folder / INDEX)
+    return pictures
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,73 @@
+"""Scores: what pictures made with an adapter say about it. A scorer is anything with the four parts of `Scorer`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from adapter_lab.study.definition import Study
+
+# Metric -> whether more of it is better.
+METRICS = {"fidelity": True, "agreement": True, "bleeding": False, "drift": False}
+
+
+@dataclass(frozen=True)
+class ScorePrompt:
+    """A picture to draw: the prompt, the seed of its noise, and what it is about (concepts, or a group of prompts)."""
+
+    text: str
+    seed: int
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was drawn for a prompt."""
+
+    path: Path
+    prompt: ScorePrompt
+
+
+@dataclass(frozen=True)
+class Value:
+    """One measurement: of a metric, from the picture of one seed, about one concept ("" for none in particular)."""
+
+    metric: str
+    value: float
+    seed: int
+    concept: str = ""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a scorer may compare pictures with.
+
+    `base`: pictures of the same prompts and seeds without an adapter; empty while those are scored themselves.
+    """
+
+    study: Study
+    folder: Path
+    base: Mapping[ScorePrompt, Path]
+
+
+class Scorer(Protocol):
+    """Measures the pictures of one adapter file."""
+
+    name: str
+    # All that its values depend on beside the pictures, for JSON: values are kept as long as these stay the same.
+    settings: Mapping[str, Any]
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """What it measures, of METRICS."""
+        ...
+
+    def prompts(self, study: Study) -> list[ScorePrompt]:
+        """The pictures it wants to see of every file."""
+        ...
+
+    def score(self, pictures: Sequence[Picture], context: Context) -> list[Value]:
+        """Its measurements of the pictures of one file, those of `prompts` in their order."""
+        ...

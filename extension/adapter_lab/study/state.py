@@ -1,0 +1,83 @@
+"""`state.json`: how far each training of a study is, and what the race decided; always whole on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adapter_lab.errors import AdapterLabError
+
+QUEUED, RUNNING, DONE, FAILED, DROPPED, SKIPPED = "queued", "running", "done", "failed", "dropped", "skipped"
+FORMAT = 1
+
+
+@dataclass
+class RunState:
+    """One training: its state, why in a sentence, how often it was started, and the plan it was started with."""
+
+    state: str = QUEUED
+    why: str = ""
+    attempts: int = 0
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A variant the race dropped: after which saving point, when (seconds since 1970), and why in a sentence."""
+
+    variant: str
+    point: int
+    time: float
+    why: str
+
+
+@dataclass
+class StudyState:
+    """All trainings by the name of their run folder, predictions by variant, and the race's decisions in order.
+
+    `decided` is the last saving point at which the race compared variants.
+    """
+
+    runs: dict[str, RunState] = field(default_factory=dict)
+    predicted: dict[str, dict[str, Any]] = field(default_factory=dict)
+    decisions: list[Decision] = field(default_factory=list)
+    decided: int = 0
+    finished: bool = False
+
+    def run(self, name: str) -> RunState:
+        """The state of a training, queued if nothing is known of it."""
+        return self.runs.setdefault(name, RunState())
+
+    def dropped(self) -> dict[str, int]:
+        """Variants the race dropped, and after which saving point."""
+        return {decision.variant: decision.point for decision in self.decisions}
+
+
+def load_state(path: Path) -> StudyState:
+    """The state in a file, a new one where there is no file; raises AdapterLabError where it cannot be understood."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return StudyState()
+    except (OSError, ValueError) as error:
+        raise AdapterLabError(
+            f"{path} cannot be read ({error}); delete it to have it made anew from the run folders."
+        ) from error
+    if content.pop("format", None) != FORMAT:
+        raise AdapterLabError(f"{path} was written by another version of Adapter Lab; start a new study.")
+    content["runs"] = {name: RunState(**entry) for name, entry in content["runs"].items()}
+    content["decisions"] = [Decision(**entry) for entry in content["decisions"]]
+    return StudyState(**content)
+
+
+def save_state(path: Path, state: StudyState) -> None:
+    """Write the state through a temporary file, flushed to the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump({"format": FORMAT, **asdict(state)}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,141 @@
+"""What the real-host tests ask a running web UI beside its API: patched weights, its functions, its memory, a reload.
+
+A web UI's extension of its own, put into `extensions/adapter-lab-probe` by the tests and removed by them. It changes
+nothing and knows nothing of Adapter Lab.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastapi import Body, FastAPI, Response
+from modules import script_callbacks, shared
+from safetensors.torch import save
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from adapter_lab_probe_input import probe_input
+
+
+def parameters() -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Parameters of the loaded model's UNet and text encoder under the names of a single-file SD1.5 checkpoint."""
+    model = shared.sd_model
+    objects = getattr(model, "forge_objects", None)
+    if objects is not None:
+        _put_patches_on(objects)
+        unet, encoder = objects.unet.model.diffusion_model, objects.clip.cond_stage_model
+    elif hasattr(model, "model"):
+        unet, encoder = model.model.diffusion_model, model.cond_stage_model
+    else:  # Forge loads its model with the first picture
+        return
+    for name, parameter in unet.named_parameters():
+        yield f"model.diffusion_model.{name}", parameter
+    for name, parameter in encoder.named_parameters():
+        start = name.find("text_model.")
+        if start >= 0:
+            yield f"cond_stage_model.transformer.{name[start:]}", parameter
+
+
+def _put_patches_on(objects: Any) -> None:
+    """Let Forge's kin load the models of the last picture once more, should memory have been short meanwhile."""
+    for name in ("backend.memory_management", "ldm_patched.modules.model_management"):
+        if name in sys.modules:
+            sys.modules[name].load_models_gpu([objects.unet, objects.clip.patcher])
+            return
+
+
+def products(keys: list[str]) -> Response:
+    """W.flatten(1) @ probe_input for weights W of the loaded model, one-dimensional ones as they are; safetensors."""
+    wanted, found = set(keys), {}
+    with torch.inference_mode():
+        for name, parameter in parameters():
+            if name not in wanted:
+                continue
+            weight = parameter.detach().double().cpu()
+            found[name] = (weight.flatten(1) @ probe_input(weight[0].numel()) if weight.dim() > 1 else weight).clone()
+    return Response(save(found), media_type="application/octet-stream")
+
+
+def functions(names: list[str]) -> dict[str, Any]:
+    """Signature, defining file and nesting of our wrappers of functions named "module:attribute"; None if missing."""
+    return {name: _described(*name.split(":")) for name in names}
+
+
+def _described(module: str, path: str) -> dict[str, Any] | None:
+    try:
+        found = importlib.import_module(module)
+        for attribute in path.split("."):
+            found = getattr(found, attribute)
+    except (ImportError, AttributeError):
+        return None
+    wrappers = 0
+    while hasattr(found, "_adapter_lab_original"):
+        found, wrappers = found._adapter_lab_original, wrappers + 1
+    if not callable(found):
+        return {"wrappers": wrappers, "type": type(found).__name__}
+    names = list(inspect.signature(found).parameters)
+    return {"wrappers": wrappers, "type": "function", "parameters": names, "repr": str(inspect.unwrap(found))}
+
+
+def state() -> dict[str, Any]:
+    """The process: id, resident bytes, callbacks of Adapter Lab by kind, wrapped functions anywhere, versions."""
+    gc.collect()
+    callbacks = {
+        kind: sum("adapter" in callback.script.replace("-", "_").lower() and "probe" not in callback.script
+                  for callback in found)
+        for kind, found in vars(script_callbacks).get("callback_map", {}).items()
+    }  # fmt: skip
+    modules = sorted(name for name in sys.modules if name.split(".")[0] == "adapter_lab")
+    wrapped = [
+        f"{module.__name__}:{name}"
+        for module in list(sys.modules.values())
+        if module is not None and not getattr(module, "__name__", "adapter_lab").startswith("adapter_lab")
+        for name, value in list(vars(module).items())
+        if inspect.isfunction(value) and hasattr(value, "_adapter_lab_original")
+    ]
+    with open("/proc/self/statm") as file:
+        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "pid": os.getpid(),
+        "adapter_folder": str(shared.cmd_opts.lora_dir),
+        "resident": resident,
+        "callbacks": {kind: count for kind, count in callbacks.items() if count},
+        "modules": modules,
+        "wrapped": sorted(wrapped),
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "versions": {
+            name: getattr(sys.modules.get(name), "__version__", "")
+            for name in ("gradio", "transformers", "diffusers", "numpy")
+        },
+        "dtypes": sorted({str(parameter.dtype) for _, parameter in parameters()}),
+    }
+
+
+def reload() -> None:
+    """What the button "Reload UI" does."""
+    shared.state.request_restart()
+
+
+def add_routes(demo: Any, app: FastAPI) -> None:
+    """Routes below /adapter-lab-probe/."""
+    app.add_api_route("/adapter-lab-probe/state", state, methods=["GET"])
+    app.add_api_route("/adapter-lab-probe/reload", reload, methods=["POST"])
+
+    @app.post("/adapter-lab-probe/products")
+    def _products(keys: list[str] = Body(embed=True)) -> Response:  # noqa: B008
+        return products(keys)
+
+    @app.post("/adapter-lab-probe/functions")
+    def _functions(names: list[str] = Body(embed=True)) -> dict[str, Any]:  # noqa: B008
+        return functions(names)
+
+
+script_callbacks.on_app_started(add_routes)

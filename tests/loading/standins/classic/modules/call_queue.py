@@ -1,0 +1,5 @@
+"""Stand-in for `modules.call_queue`."""
+
+import threading
+
+queue_lock = threading.Lock()

@@ -1,0 +1,51 @@
+"""Stand-in for `ldm_patched.modules.lora`: names of weights, and weights from patches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ldm_patched.modules import weight_adapter
+
+
+def load_lora(lora: Any, to_load: Any, log_missing: bool = True) -> dict[str, Any]:
+    """Full differences only: enough to see that the host was asked."""
+    known = {f"{name}.diff": key for name, key in to_load.items()}
+    patches = {known[key]: ("diff", (tensor,)) for key, tensor in lora.items() if key in known}
+    return patches
+
+
+def model_lora_keys_unet(model: Any, key_map: Any = {}) -> Any:  # noqa: B006, as in the host
+    for key, _ in model.named_parameters():
+        if key.startswith("diffusion_model.") and key.endswith(".weight"):
+            path = key.removeprefix("diffusion_model.").removesuffix(".weight")
+            key_map["lora_unet_" + path.replace(".", "_")] = key
+            key_map["diffusion_model." + path] = key
+    return key_map
+
+
+def model_lora_keys_clip(model: Any, key_map: Any = {}) -> Any:  # noqa: B006
+    for key, _ in model.named_parameters():
+        if key.startswith("t5xxl.transformer.") and key.endswith(".weight"):
+            path = key.removeprefix("t5xxl.transformer.").removesuffix(".weight")
+            key_map["lora_te2_" + path.replace(".", "_")] = key
+    return key_map
+
+
+def calculate_weight(
+    patches: Any,
+    weight: Any,
+    key: Any,
+    intermediate_dtype: torch.dtype = torch.float32,
+    original_weights: Any = None,
+) -> Any:
+    for strength, patch, strength_model, offset, function in patches:
+        if isinstance(patch, weight_adapter.WeightAdapterBase):
+            weight = patch.calculate_weight(
+                weight, key, strength, strength_model, offset, function, intermediate_dtype, original_weights
+            )
+        elif patch[0] == "diff":
+            weight += strength * patch[1][0].to(weight)
+        else:
+            raise ValueError(patch[0])
+    return weight

@@ -1,0 +1,8 @@
+"""Stand-in for `modules.shared`."""
+
+from types import SimpleNamespace
+from typing import Any
+
+cmd_opts = SimpleNamespace(lora_dir="", ckpt_dir=None)
+opts = SimpleNamespace(data={})
+sd_model: Any = None

@@ -1,0 +1,230 @@
+"""What is recommended, on results whose truth is known."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from adapter_lab.study.recommend import joined, recommend
+from adapter_lab.study.results import Mean, Results
+from adapter_lab.study.state import Decision
+from tests.support.study_results import NO_CURVE, make_results, replaced, summarised
+
+
+def study(folder: Path, offsets: Mapping[str, float], noise: float = 0.01, **options: object) -> Results:
+    """Variants whose fidelity rises over three points to 0.6 and their offset."""
+
+    def measure(name: str, point: int, seed: int, picture: int) -> dict[str, float]:
+        draw = random.Random(f"{name}{point}{seed}{picture}").gauss
+        return {"fidelity": 0.3 + 0.1 * point + offsets[name] + draw(0, noise), "drift": 0.1 + draw(0, noise)}
+
+    return make_results(folder, list(offsets), measure, **options)  # type: ignore[arg-type]
+
+
+def said(found: list[str], words: str) -> bool:
+    """Whether one of the sentences has these words."""
+    return any(words in sentence for sentence in found)
+
+
+def test_a_clearly_better_variant_is_recommended_at_its_best_step(tmp_path: Path) -> None:
+    found = recommend(study(tmp_path, {"LoRA": 0.0, "LoKr": 0.2}))
+    assert (found.variant, found.point) == ("LoKr", 3)
+    assert found.headline == "Use LoKr at step 300."
+    assert said(found.reasons, "Measurably behind LoKr: LoRA (−")
+    assert not said(found.reasons, "cannot be told apart from LoRA")
+    assert said(found.cautions, "larger budget may bring more")
+    assert found.adapter is not None and found.adapter.name.endswith("-000300.safetensors")
+
+
+def test_a_tie_is_called_one_and_the_cheaper_is_recommended(tmp_path: Path) -> None:
+    costs = {"dear": (1.0, 200, 100), "cheap": (1.0, 200, 50)}
+    found = recommend(study(tmp_path, {"dear": 0.002, "cheap": 0.0}, noise=0.05, costs=costs))
+    assert found.ranking[0].variant == "dear" and found.variant == "cheap"
+    assert said(found.reasons, "dear has the highest quality")
+    assert said(found.reasons, "cannot be told apart from it and needs 50% less file size")
+    assert said(found.wasteful, "dear costs more than it brings: cheap cannot be told apart from it")
+    assert said(found.cautions, "No variant can be told apart from dear")
+
+
+def test_a_tie_at_the_same_cost_goes_to_the_higher_mean(tmp_path: Path) -> None:
+    found = recommend(study(tmp_path, {"a": 0.0, "b": 0.0}, noise=0.05))
+    assert found.variant == found.ranking[0].variant
+    assert not found.wasteful
+
+
+def test_a_better_variant_is_worth_its_cost(tmp_path: Path) -> None:
+    costs = {"dear": (2.0, 400, 100), "cheap": (1.0, 200, 50)}
+    found = recommend(study(tmp_path, {"dear": 0.2, "cheap": 0.0}, costs=costs))
+    assert found.variant == "dear"
+    assert not found.wasteful
+
+
+def test_what_saves_here_and_costs_there_is_no_waste(tmp_path: Path) -> None:
+    costs = {"small": (1.5, 100, 50), "fast": (1.0, 100, 100)}
+    assert not recommend(study(tmp_path, {"small": 0.0, "fast": 0.0}, noise=0.05, costs=costs)).wasteful
+
+
+def test_training_on_that_makes_it_worse_is_said(tmp_path: Path) -> None:
+    def measure(name: str, point: int, seed: int, picture: int) -> dict[str, float]:
+        return {"fidelity": {1: 0.5, 2: 0.9, 3: 0.6}[point] + random.Random(f"{point}{seed}{picture}").gauss(0, 0.01)}
+
+    found = recommend(make_results(tmp_path, ["a", "b"], measure))
+    assert found.point == 2
+    assert said(found.reasons, "Training on to step 300 made it measurably worse (−")
+    assert not said(found.cautions, "larger budget")
+
+
+def test_steps_that_cannot_be_told_apart_are_named(tmp_path: Path) -> None:
+    def measure(name: str, point: int, seed: int, picture: int) -> dict[str, float]:
+        noise = random.Random(f"{name}{point}{seed}{picture}").gauss(0, 0.03)
+        return {"fidelity": {1: 0.2, 2: 0.799, 3: 0.8}[point] + noise + (0.001 if (point, name) == (3, "a") else 0)}
+
+    found = recommend(make_results(tmp_path, ["a"], measure, pictures=20))
+    other = {2: 300, 3: 200}[found.point or 0]
+    assert said(found.reasons, f"Step {other} of it cannot be told apart" if other == 200 else "brought nothing")
+    assert not said(found.reasons, "Step 100")
+
+
+def test_drift_counts_against_likeness(tmp_path: Path) -> None:
+    def measure(name: str, point: int, seed: int, picture: int) -> dict[str, float]:
+        noise = random.Random(f"{name}{point}{seed}{picture}").gauss(0, 0.01)
+        return {"fidelity": (0.8 if name == "wild" else 0.78) + noise - 0.5 * (name == "weak"),
+                "drift": (0.6 if name == "wild" else 0.1) + noise}  # fmt: skip
+
+    found = recommend(make_results(tmp_path, ["wild", "tame", "weak"], measure))
+    assert found.variant == "tame"
+    assert found.ranking[-1].variant != "tame" and not found.ranking[1].tied
+
+
+def test_noise_is_not_blown_up_to_a_full_scale(tmp_path: Path) -> None:
+    """Drift is the same for all but for noise; min-max scaling would let it decide."""
+
+    def measure(name: str, point: int, seed: int, picture: int) -> dict[str, float]:
+        noise = random.Random(f"{name}{point}{seed}{picture}").gauss(0, 0.01)
+        return {"fidelity": {"a": 0.5, "b": 0.8}[name], "drift": 0.1 + noise}
+
+    found = recommend(make_results(tmp_path, ["a", "b"], measure, pictures=4, points=1))
+    assert found.variant == "b"
+    assert found.ranking[1].to_best is not None and found.ranking[1].to_best.told_apart
+
+
+def test_what_a_seed_does_to_all_variants_makes_no_metric_noise(tmp_path: Path) -> None:
+    """Drift differs little among variants and much among seeds, alike for all; it still decides between equals."""
+
+    def measure(name: str, point: int, seed: int, picture: int) -> dict[str, float]:
+        noise = random.Random(f"{name}{point}{seed}{picture}").gauss(0, 0.001)
+        return {"fidelity": 0.5 + noise, "drift": {"a": 0.1, "b": 0.12}[name] + 0.2 * seed + noise}
+
+    found = recommend(make_results(tmp_path, ["a", "b"], measure, points=1))
+    assert found.variant == "a"
+    assert found.ranking[1].to_best is not None and found.ranking[1].to_best.told_apart
+
+
+def test_one_seed_has_uncertainty_over_pictures_and_says_so(tmp_path: Path) -> None:
+    found = recommend(study(tmp_path, {"a": 0.0, "b": 0.2}, seeds=(1,)))
+    assert found.variant == "b"
+    assert found.ranking[0].quality.over == "picture seeds" and found.ranking[0].quality.error
+    assert said(found.cautions, "Each variant was trained once, so the uncertainty is that over pictures")
+
+
+def test_one_seed_and_one_picture_tell_nothing_apart(tmp_path: Path) -> None:
+    found = recommend(study(tmp_path, {"a": 0.0, "b": 0.2}, noise=0.0, seeds=(1,), pictures=1))
+    assert found.variant == "b"
+    assert all(entry.tied for entry in found.ranking)
+    assert said(found.cautions, "the uncertainty is unknown")
+    assert found.ranking[1].to_best is not None and found.ranking[1].to_best.interval is None
+
+
+def test_without_scores_the_validation_loss_decides_with_a_caution(tmp_path: Path) -> None:
+    losses = {"a": 0.2, "b": 0.1}
+    results = make_results(tmp_path, ["a", "b"], lambda *_: {},
+                           losses=lambda name, point, seed: losses[name] - 0.01 * point + 0.001 * seed)  # fmt: skip
+    found = recommend(results)
+    assert (found.variant, found.point) == ("b", 3)
+    assert said(found.cautions, "No pictures were scored: this rests on the validation loss alone")
+    assert said(found.not_measured, "Likeness to the training pictures: no scorer measured it.")
+    assert not said(found.not_measured, "Validation loss")
+
+
+def test_nothing_measured_recommends_nothing(tmp_path: Path) -> None:
+    found = recommend(make_results(tmp_path, ["a", "b"], lambda *_: {}))
+    assert found.variant is None and found.point is None
+    assert "Nothing can be recommended" in found.headline
+    assert said(found.not_measured, "Validation loss: no pictures were held out")
+
+
+def test_a_study_without_any_point_recommends_nothing(tmp_path: Path) -> None:
+    results = study(tmp_path, {"a": 0.0})
+    trainings = [replace(training, points=[], curve=NO_CURVE) for training in results.variant("a").trainings]
+    results = replaced(results, "a", trainings=trainings, points=[], state="queued")
+    found = recommend(replace(results, state="queued"))
+    assert found.variant is None
+    assert said(found.not_measured, "a: nothing of it has been saved yet (queued).")
+
+
+def test_failed_and_dropped_variants_are_named_and_never_hidden(tmp_path: Path) -> None:
+    results = study(tmp_path, {"good": 0.2, "slow": 0.0, "broken": 0.0})
+    broken = [replace(training, points=[], curve=NO_CURVE) for training in results.variant("broken").trainings]
+    results = replaced(results, "broken", trainings=broken, points=[], state="failed", why="Out of memory: buy more.")
+    slow = results.variant("slow")
+    cut = replace(slow, trainings=[replace(t, points=t.points[:1]) for t in slow.trainings], state="dropped")
+    results = replaced(results, "slow", trainings=cut.trainings, points=summarised(cut).points, state="dropped")
+    results = replace(results, decisions=[Decision("slow", 1, 0.0, "behind")])
+    found = recommend(results)
+    assert found.variant == "good"
+    assert said(found.cautions, "broken failed: Out of memory: buy more.")
+    assert said(found.cautions, "slow was dropped by the race after saving point 1")
+    assert [entry.variant for entry in found.ranking] == ["good", "slow"]
+
+
+def test_a_failure_with_saved_points_is_compared_and_said(tmp_path: Path) -> None:
+    results = replaced(study(tmp_path, {"a": 0.2, "b": 0.0}), "a", state="failed", why="The disk is full.")
+    found = recommend(results)
+    assert found.variant == "a"
+    assert said(found.cautions, "a failed after 300 steps: The disk is full.")
+
+
+def test_a_base_that_is_as_good_is_said(tmp_path: Path) -> None:
+    results = make_results(tmp_path, ["a"], lambda *_: {"fidelity": 0.4, "agreement": 0.5})
+    base = {("fidelity", ""): Mean(0.5), ("agreement", ""): Mean(0.9)}
+    assert said(recommend(replace(results, base=base)).cautions, "base model without an adapter is at least as good")
+    base = {("fidelity", ""): Mean(0.1), ("agreement", ""): Mean(0.5)}
+    assert not said(recommend(replace(results, base=base)).cautions, "base model")
+
+
+def test_an_unfinished_study_says_so(tmp_path: Path) -> None:
+    assert said(recommend(replace(study(tmp_path, {"a": 0.0}), state="running")).cautions, "not finished")
+
+
+def test_files_without_scores_are_counted(tmp_path: Path) -> None:
+    results = study(tmp_path, {"a": 0.0})
+    first, *others = results.variant("a").trainings
+    blank = replace(first, points=[replace(point, values=[]) for point in first.points])
+    found = recommend(replaced(results, "a", trainings=[blank, *others]))
+    assert said(found.not_measured, "a: 3 of its 9 files are not scored.")
+
+
+def test_one_changed_setting_is_contrasted_over_later_points(tmp_path: Path) -> None:
+    settings = {
+        "LoRA": {"network.algo": "lora", "network.dim": 16},
+        "LoRA+TE": {"network.algo": "lora", "network.dim": 16, "network.train_te": True},
+        "big": {"network.algo": "lora", "network.dim": 32, "network.train_te": True},
+        "LoHa": {"network.algo": "loha", "network.dim": 16},
+    }
+    found = recommend(study(tmp_path, dict.fromkeys(settings, 0.0) | {"LoRA+TE": 0.1}, settings=settings))
+    pairs = {(contrast.before, contrast.after): contrast for contrast in found.contrasts}
+    assert set(pairs) == {("LoRA", "LoRA+TE"), ("LoRA+TE", "big")}  # another algorithm is no single setting
+    contrast = pairs["LoRA", "LoRA+TE"]
+    assert (contrast.setting, contrast.values) == ("network.train_te", (False, True))
+    assert contrast.changes["fidelity"].told_apart
+    assert contrast.changes["fidelity"].value == pytest.approx(0.1, abs=0.02)
+    assert not contrast.changes["drift"].told_apart
+
+
+@pytest.mark.parametrize(("words", "text"), [(["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")])
+def test_joined(words: list[str], text: str) -> None:
+    assert joined(words) == text

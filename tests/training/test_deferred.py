@@ -1,0 +1,61 @@
+"""Values on their way from the device, and the memory that training takes at most."""
+
+from __future__ import annotations
+
+import torch
+
+from adapter_lab.training.deferred import DeferredValues
+from adapter_lab.training.peak_memory import MemoryMeter
+
+
+def test_values_on_the_host_are_ready_at_once_and_in_order():
+    queue: DeferredValues[str] = DeferredValues()
+    queue.push(torch.tensor([1.0, 2.0]), "a")
+    queue.push(torch.tensor([3.0]), "b")
+    assert queue.ready() == [([1.0, 2.0], "a"), ([3.0], "b")]
+    assert queue.ready(wait=True) == []
+
+
+class SlowEvent:
+    """Stands in for a CUDA event that completes after being asked twice."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.waited = False
+
+    def query(self) -> bool:
+        self.asked += 1
+        return self.asked > 2
+
+    def synchronize(self) -> None:
+        self.waited = True
+
+
+def test_values_still_on_their_way_are_handed_out_later_without_waiting():
+    queue: DeferredValues[str] = DeferredValues()
+    queue.push(torch.tensor([1.0]), "a")
+    event = SlowEvent()
+    queue._pending[0].arrived = event
+    assert queue.ready() == []
+    assert queue.ready() == []
+    assert not event.waited
+    assert queue.ready() == [([1.0], "a")]
+    queue.push(torch.tensor([2.0]), "b")
+    queue._pending[0].arrived = late = SlowEvent()
+    assert queue.ready(wait=True) == [([2.0], "b")]
+    assert late.waited
+
+
+def test_peak_memory_sees_an_allocation_that_is_freed_again():
+    meter = MemoryMeter(torch.device("cpu"))
+    block = torch.ones(30_000_000)
+    present = meter.present()
+    del block
+    # 120 MB, of which a few may come from pages the process already had.
+    assert 90e6 < present <= meter.peak() < 400e6
+
+
+def test_peak_memory_counts_from_its_own_start():
+    block = torch.ones(50_000_000)
+    del block
+    assert MemoryMeter(torch.device("cpu")).peak() < 50e6
