@@ -1,11 +1,10 @@
-"""Values on their way from the device, and the memory that training takes at most."""
+"""Values on their way from the device."""
 
 from __future__ import annotations
 
 import torch
 
 from adapter_lab.training.deferred import DeferredValues
-from adapter_lab.training.peak_memory import MemoryMeter
 
 
 def test_values_on_the_host_are_ready_at_once_and_in_order():
@@ -44,18 +43,3 @@ def test_values_still_on_their_way_are_handed_out_later_without_waiting():
     queue._pending[0].arrived = late = SlowEvent()
     assert queue.ready(wait=True) == [([2.0], "b")]
     assert late.waited
-
-
-def test_peak_memory_sees_an_allocation_that_is_freed_again():
-    meter = MemoryMeter(torch.device("cpu"))
-    block = torch.ones(30_000_000)
-    present = meter.present()
-    del block
-    # 120 MB, of which a few may come from pages the process already had.
-    assert 90e6 < present <= meter.peak() < 400e6
-
-
-def test_peak_memory_counts_from_its_own_start():
-    block = torch.ones(50_000_000)
-    del block
-    assert MemoryMeter(torch.device("cpu")).peak() < 50e6

@@ -77,7 +77,6 @@ def test_a_run_writes_what_it_promises(tmp_path, family, train_te, parts):
     assert kinds[-1] == "finished"
     assert {"dataset", "note", "cached", "step", "saved", "state"} <= set(kinds)
     assert sorted(entry["picture"] for entry in result.pictures) == sorted(f"pictures/{i}.png" for i in range(4))
-    assert result.peak_bytes > 0
     assert result.seconds > 0
     assert (folder / "log.txt").exists()
     assert list((folder / "tensorboard").iterdir())

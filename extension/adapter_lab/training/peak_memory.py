@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import sys
 from pathlib import Path
 
@@ -24,6 +26,7 @@ class MemoryMeter:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
+            _give_back()
             self._system_peak = _reset_system_peak()
         self._start = self._process.memory_info().rss
 
@@ -53,6 +56,13 @@ class MemoryMeter:
         if self._system_peak:
             self._highest = max(self._highest, _system_peak())
         return max(0, self._highest - self._start)
+
+
+def _give_back() -> None:
+    """Return to the system what the process holds unused, which would hide that much of what comes."""
+    gc.collect()
+    if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _reset_system_peak() -> bool:
