@@ -97,11 +97,12 @@ def like(tensor: Tensor, base: Tensor) -> Tensor:
     return tensor.to(device=base.device, dtype=base.dtype)
 
 
-def row_blocks(weight: Tensor) -> Iterator[slice]:
-    """Slices of the first axis: what is computed per block is small beside the weight and stays in a CPU's cache."""
-    rows = max(1, (BLOCK_ON_CPU if weight.device.type == "cpu" else BLOCK) // max(1, weight[0].numel()))
-    for first in range(0, weight.shape[0], rows):
-        yield slice(first, first + rows)
+def row_blocks(weight: Tensor, unit: int = 1) -> Iterator[slice]:
+    """Slices of the first axis, counted in `unit` rows: each is small beside the weight and stays in a CPU's cache."""
+    row = max(1, weight[0].numel()) * unit
+    step = max(1, (BLOCK_ON_CPU if weight.device.type == "cpu" else BLOCK) // row)
+    for first in range(0, weight.shape[0] // unit, step):
+        yield slice(first, first + step)
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:

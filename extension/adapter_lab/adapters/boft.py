@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -51,16 +52,28 @@ class BOFT(Adapter):
         return {**found, "rescaled": self.rescale is not None}
 
     def delta(self, base: Tensor) -> Tensor:
-        turns = cayley_minus_identity(generators(like(self.blocks, base), self.bound))
-        rescale = None if self.rescale is None else like(self.rescale, base).reshape(-1, 1)
         rows = base.flatten(1)
         delta = torch.empty_like(rows)
-        # All stages of some columns at once, as every stage copies what it turns.
+        for columns, part in self._parts(rows):
+            delta[:, columns] = part
+        return delta.reshape(base.shape)
+
+    def add_delta(self, weight: Tensor, strength: float) -> None:
+        if not weight.is_contiguous():
+            super().add_delta(weight, strength)
+            return
+        rows = weight.flatten(1)
+        for columns, part in self._parts(rows):
+            rows[:, columns].add_(part, alpha=strength)
+
+    def _parts(self, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """W' - W by columns of W (out, t): all stages of some columns at once, as every stage copies what it turns."""
+        turns = cayley_minus_identity(generators(like(self.blocks, rows), self.bound))
+        rescale = None if self.rescale is None else like(self.rescale, rows).reshape(-1, 1)
         step = max(CHUNK_BYTES.get(rows.device.type, LARGE_CHUNK) // (rows.element_size() * len(rows)), 1)
         for start in range(0, rows.shape[1], step):
             columns = slice(start, start + step)
-            delta[:, columns] = rotation_delta(rows[:, columns], turns, rescale)
-        return delta.reshape(base.shape)
+            yield columns, rotation_delta(rows[:, columns], turns, rescale)
 
 
 # Temporary values of a part of the weight: on a CPU they fit its cache, elsewhere there are few launches.

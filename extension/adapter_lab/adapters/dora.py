@@ -50,10 +50,18 @@ class DoRA(Adapter):
         return weight * dora_gain(weight, like(self.magnitude, base), self.on_output)
 
     def add_delta(self, weight: Tensor, strength: float) -> None:
-        patched = weight.clone(memory_format=torch.contiguous_format)
-        self.inner.add_delta(patched, 1.0)
-        patched.mul_(dora_gain(patched, like(self.magnitude, weight), self.on_output))
-        weight.lerp_(patched, strength)
+        magnitude = like(self.magnitude, weight)
+        if self.inner.uses_base:
+            patched = weight.clone(memory_format=torch.contiguous_format)
+            self.inner.add_delta(patched, 1.0)
+            patched.mul_(dora_gain(patched, magnitude, self.on_output))
+            weight.lerp_(patched, strength)
+            return
+        # W + m (g W' - W) = (1 - m + m g) W' - (1 - m) (W' - W), so that W need not be kept beside W'.
+        self.inner.add_delta(weight, 1.0)
+        weight.mul_(1 - strength + strength * dora_gain(weight, magnitude, self.on_output))
+        if strength != 1:
+            self.inner.add_delta(weight, strength - 1)
 
 
 def dora_gain(weight: Tensor, magnitude: Tensor, on_output: bool) -> Tensor:

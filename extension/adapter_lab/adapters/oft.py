@@ -5,13 +5,14 @@ W' = rescale * R^T W with R = (I + Q)(I - Q)^-1 (Cayley), Q = blocks - blocks^T,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like
+from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like, row_blocks
 
 
 @dataclass(eq=False)
@@ -51,13 +52,28 @@ class DiagOFT(Adapter):
         return {**found, "rescaled": self.rescale is not None}
 
     def delta(self, base: Tensor) -> Tensor:
-        turn = cayley_minus_identity(generators(like(self.blocks, base), self.bound))
-        blocks, size = self.blocks.shape[:2]
-        delta = (turn.transpose(1, 2) @ base.reshape(blocks, size, -1)).reshape(base.shape)
-        if self.rescale is None:
-            return delta
-        rescale = like(self.rescale, base).reshape(-1, *[1] * (base.dim() - 1))
-        return delta.mul_(rescale).addcmul_(rescale - 1, base)
+        delta = torch.empty_like(base, memory_format=torch.contiguous_format)
+        for rows, part in self._parts(base):
+            delta[rows] = part
+        return delta
+
+    def add_delta(self, weight: Tensor, strength: float) -> None:
+        for rows, part in self._parts(weight):
+            weight[rows].add_(part, alpha=strength)
+
+    def _parts(self, base: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """W' - W by rows of W, some whole blocks at a time."""
+        turns = cayley_minus_identity(generators(like(self.blocks, base), self.bound)).transpose(1, 2)
+        rescale = None if self.rescale is None else like(self.rescale, base).reshape(-1, *[1] * (base.dim() - 1))
+        size = self.blocks.shape[1]
+        for some in row_blocks(base, size):
+            rows = slice(some.start * size, some.stop * size)
+            part = base[rows]
+            turn = turns[some]
+            delta = (turn @ part.reshape(len(turn), size, -1)).reshape(part.shape)
+            if rescale is not None:
+                delta.mul_(rescale[rows]).addcmul_(rescale[rows] - 1, part)
+            yield rows, delta
 
 
 def generators(blocks: Tensor, bound: float) -> Tensor:
