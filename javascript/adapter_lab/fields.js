@@ -29,12 +29,12 @@ export function field(form, path, options = {}) {
         problems,
     );
     const refresh = () => {
-        const messages = form.problems.get(path) ?? [];
+        const messages = form.mistaken(path) ? form.problems.get(path) : [];
         setText(problems, messages.join(" "));
         element.classList.toggle("al-wrong", messages.length > 0);
         input.setAttribute("aria-invalid", String(messages.length > 0));
         element.classList.toggle("al-set", path in form.changed);
-        if (!options.always) show(element, form.used(path) || messages.length > 0);
+        if (!options.always) show(element, form.used(path) || form.problems.has(path));
     };
     form.on("changed", (event) => {
         if (event.detail.includes(path)) control.write(form.get(path));

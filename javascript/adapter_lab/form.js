@@ -22,6 +22,9 @@ export class Form {
         this.resolved = null;
         /** Problems by path; those of list entries by the path of the list. @type {Map<string, string[]>} */
         this.problems = new Map();
+        /** Settings that were changed on this page; until Start is pressed, what is missing elsewhere is no mistake. */
+        this.touched = new Set();
+        this.insisted = false;
         this.refused = "";
         this.events = new EventTarget();
         this.resolveSoon = debounced(PAUSE_MS, () => this.resolve());
@@ -62,6 +65,7 @@ export class Form {
             if (!setting) continue;
             if (same(value, setting.default)) delete this.changed[path];
             else this.changed[path] = value;
+            this.touched.add(path);
         }
         this.#keep();
         this.events.dispatchEvent(new CustomEvent("changed", { detail: Object.keys(values) }));
@@ -120,6 +124,17 @@ export class Form {
             const path = setting.replace(/\[.*$/, "");
             this.problems.set(path, [...(this.problems.get(path) ?? []), message]);
         }
+    }
+
+    /** Whether a problem of the setting is a mistake, not something still to be filled in. @param {string} path */
+    mistaken(path) {
+        return this.problems.has(path) && (this.insisted || this.touched.has(path) || path in this.changed);
+    }
+
+    /** From now on what is missing is a mistake. */
+    insist() {
+        this.insisted = true;
+        this.events.dispatchEvent(new CustomEvent("resolved"));
     }
 
     /** Show problems that a request other than `resolve` met. @param {{setting: string, message: string}[]} problems */

@@ -45,6 +45,7 @@ export function summary(app, form, dataset, started) {
     async function submit(when) {
         await form.resolve();
         if (form.problems.size) {
+            form.insist();
             say(S.summary.fixFirst, "bad");
             return focusSetting(element.parentElement, [...form.problems.keys()][0]);
         }
@@ -187,7 +188,7 @@ function suspicious(form, value, report, status) {
 
 function drawProblems(node, form, view) {
     const rows = [...form.problems].map(([path, messages]) =>
-        button(messages.join(" "), () => focusSetting(view, path), { class: "al-button al-link al-problem" }),
+        button(messages.join(" "), () => focusSetting(view, path), { class: `al-button al-link ${form.mistaken(path) ? "al-problem" : "al-quiet"}` }),
     );
     fill(node, rows);
 }

@@ -38,11 +38,18 @@ def pixels(pictures: list[Image.Image]) -> list[bytes]:
     return [picture.tobytes() for picture in pictures]
 
 
+def same(one: bytes, other: bytes) -> bool:
+    """Whether pictures that took other ways through the same sums differ by their rounding at most."""
+    return len(one) == len(other) and max(abs(a - b) for a, b in zip(one, other, strict=True)) <= 1
+
+
 def test_an_adapter_is_drawn_as_the_checkpoint_it_was_applied_to(adapter: Path, tmp_path: Path) -> None:
     apply_adapters(tiny_base("sd15"), [(adapter, 1.0)], tmp_path / "patched.safetensors", dtype="fp32")
     drawn = pixels(list(drawer().draw(PROMPTS, [(adapter, 1.0)])))
-    assert drawn == pixels(list(drawer(tmp_path / "patched.safetensors").draw(PROMPTS)))
-    assert drawn != pixels(list(drawer().draw(PROMPTS)))
+    patched = pixels(list(drawer(tmp_path / "patched.safetensors").draw(PROMPTS)))
+    assert all(same(one, other) for one, other in zip(drawn, patched, strict=True))
+    base = pixels(list(drawer().draw(PROMPTS)))
+    assert not any(same(one, other) for one, other in zip(drawn, base, strict=True))
 
 
 def test_every_weight_is_the_base_again_afterwards(adapter: Path) -> None:
@@ -57,8 +64,8 @@ def test_every_weight_is_the_base_again_afterwards(adapter: Path) -> None:
 
 def test_a_picture_depends_on_prompt_and_seed(adapter: Path) -> None:
     first, other, seed, again = pixels(list(drawer().draw(PROMPTS)))
-    assert first == again
-    assert len({first, other, seed}) == 3
+    assert same(first, again)
+    assert not same(first, other) and not same(first, seed) and not same(other, seed)
 
 
 def test_a_file_of_another_family_is_refused_and_nothing_stays(adapter: Path) -> None:

@@ -103,9 +103,13 @@ class Server:
 
     def post(self, path: str, body: Any) -> None:
         """Have the API do something."""
+        self.send("POST", path, body)
+
+    def send(self, method: str, path: str, body: Any) -> None:
+        """Have the API change something, as the page does."""
         headers = {"X-Adapter-Lab": "1", "Content-Type": "application/json"}
         address, content = f"{self.url}/adapter-lab/v1{path}", json.dumps(body).encode()
-        urllib.request.urlopen(urllib.request.Request(address, content, headers), timeout=60).close()
+        urllib.request.urlopen(urllib.request.Request(address, content, headers, method=method), timeout=60).close()
 
     def kill(self) -> None:
         """End it as a crash does."""
