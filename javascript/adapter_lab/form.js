@@ -25,6 +25,8 @@ export class Form {
         /** Settings that were changed on this page; until Start is pressed, what is missing elsewhere is no mistake. */
         this.touched = new Set();
         this.insisted = false;
+        /** Settings that were changed since the server was last asked: what it answers is not about them. */
+        this.newer = new Set();
         this.refused = "";
         this.events = new EventTarget();
         this.resolveSoon = debounced(PAUSE_MS, () => this.resolve());
@@ -65,7 +67,10 @@ export class Form {
             if (!setting) continue;
             if (same(value, setting.default)) delete this.changed[path];
             else this.changed[path] = value;
+            // What was only missing until now is not known to be wrong.
+            if (!this.mistaken(path)) this.problems.delete(path);
             this.touched.add(path);
+            this.newer.add(path);
         }
         this.#keep();
         this.events.dispatchEvent(new CustomEvent("changed", { detail: Object.keys(values) }));
@@ -102,6 +107,7 @@ export class Form {
 
     async #ask() {
         const asked = ++this.asked;
+        this.newer.clear();
         try {
             const resolved = await this.api.post("/config/resolve", { settings: this.values() });
             if (asked !== this.asked) return this.latest;
@@ -122,6 +128,7 @@ export class Form {
         this.problems = new Map();
         for (const { setting, message } of problems) {
             const path = setting.replace(/\[.*$/, "");
+            if (this.newer.has(path)) continue;
             this.problems.set(path, [...(this.problems.get(path) ?? []), message]);
         }
     }
