@@ -7,6 +7,8 @@ import { S } from "./strings.js";
 const COLORS = ["--al-line-1", "--al-line-2", "--al-line-3", "--al-line-4", "--al-line-5", "--al-line-6"];
 /** Steps of the memory axis: 64 MB to 64 GB. */
 const BYTES = Array.from({ length: 11 }, (_, power) => 2 ** (26 + power));
+/** As often as a person sees curves move: drawing four charts at every step of a fast training is felt by the training. */
+const EVERY_MS = 500;
 const PARTS = { unet: "UNet", te: "TE", te1: "TE 1", te2: "TE 2" };
 
 export class Curves {
@@ -25,14 +27,14 @@ export class Curves {
         this.pending = false;
     }
 
-    /** Draw with the next frame: a burst of events draws once. */
+    /** Draw soon: many events draw once. */
     soon() {
         if (this.pending) return;
         this.pending = true;
-        requestAnimationFrame(() => {
+        setTimeout(() => {
             this.pending = false;
-            this.draw();
-        });
+            requestAnimationFrame(() => this.draw());
+        }, EVERY_MS);
     }
 
     draw() {
