@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from safetensors.torch import save_file
 
 from adapter_lab.api import Context
+from adapter_lab.api.dataset import KEPT_ESTIMATES
 from adapter_lab.api.tools import COMMANDS
 from adapter_lab.cli.parser import make_parser
 from tests.support.training import draw_pictures
@@ -111,3 +112,20 @@ def test_a_folder_is_reported_on_without_the_rest_of_the_form(client: TestClient
 def test_a_run_is_estimated(client: TestClient) -> None:
     answer = client.post("/estimate", json={"settings": {"base.family": "sd15"}, "memory": False})
     assert answer.status_code == 200 and "file_bytes" in answer.json(), answer.text
+
+
+def test_the_same_estimate_is_not_made_twice(
+    client: TestClient, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(context.worker, "external", lambda kind, argv: made.append(kind) or {"file_bytes": len(made)})
+    base = tmp_path / "base.safetensors"
+    base.write_bytes(b"one")
+    question = {"settings": {"base.checkpoint": str(base)}, "memory": False}
+    answers = [client.post("/estimate", json=question).json() for _ in range(2)]
+    assert answers == [{"file_bytes": 1}] * 2 and made == ["file size"]
+    base.write_bytes(b"another")
+    assert client.post("/estimate", json=question).json() == {"file_bytes": 2}
+    for dim in range(1, KEPT_ESTIMATES + 10):
+        client.post("/estimate", json={"settings": {"base.family": "sd15", "network.dim": dim}, "memory": False})
+    assert len(context.estimates) == KEPT_ESTIMATES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adapter_lab.api.overview import Overview
 from adapter_lab.worker import Worker
@@ -36,6 +36,7 @@ class Context:
     checkpoint_folders: Sequence[Path] = ()  # of a program without a web UI, as is the next
     own_adapter_folders: Sequence[Path] = ()
     overview: Overview = field(init=False, repr=False)
+    estimates: dict[Any, Any] = field(init=False, repr=False, default_factory=dict)  # what was asked -> the answer
 
     def __post_init__(self) -> None:
         self.overview = Overview(self.worker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from adapter_lab.api.route import Route
 from adapter_lab.api.settings import understood
 from adapter_lab.config import TrainConfig
 
+KEPT_ESTIMATES = 64
+
 
 def report(context: Context, call: Call) -> Any:
     config = understood(call["settings"])
@@ -43,8 +46,29 @@ def estimate(context: Context, call: Call) -> Any:
     config = understood(call["settings"])
     roots.check_settings(context, call.public, config)
     kind, options = ("estimate", []) if call["memory"] else ("file size", ["--no-memory"])
+    # A page that is loaded anew asks the same again.
+    asked = (kind, config_file.dumps(config, only_changed=True), *map(_state, _read_files(config)))
+    if (known := context.estimates.get(asked)) is not None:
+        return known
     with _written(config) as path:
-        return context.worker.external(kind, ["estimate", "--config", path, *options])
+        found = context.estimates[asked] = context.worker.external(kind, ["estimate", "--config", path, *options])
+    for oldest in list(context.estimates)[:-KEPT_ESTIMATES]:
+        context.estimates.pop(oldest, None)
+    return found
+
+
+def _read_files(config: TrainConfig) -> tuple[str, ...]:
+    """Files that an estimate reads."""
+    return config.base.checkpoint, config.base.vae, config.network.start_from
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    """Size and time of a file, by which a change of it is seen."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 @contextmanager

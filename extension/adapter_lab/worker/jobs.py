@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import threading
@@ -68,7 +69,7 @@ class Jobs:
 def _start(command: list[str]) -> subprocess.Popen[str]:
     environment = {**clean_environment(), "PYTHONIOENCODING": "utf-8"}
     try:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -80,6 +81,10 @@ def _start(command: list[str]) -> subprocess.Popen[str]:
         )
     except OSError as error:
         raise AdapterLabError(f"{command[0]} could not be started ({error.strerror}).") from error
+    # A training and the web UI's pictures come first.
+    with contextlib.suppress(psutil.Error):
+        psutil.Process(process.pid).nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if os.name == "nt" else 10)
+    return process
 
 
 def _read(process: subprocess.Popen[str], said: list[str], on_line: OnLine | None) -> None:
