@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.browser import WAIT_SECONDS, Page, Server, wait_for
+from tests.support.browser import WAIT_SECONDS, Page, Server, environments, wait_for
 
+# The page is the same whatever serves it; five processes take long enough with one gradio.
+pytestmark = pytest.mark.parametrize("server", list(environments())[-1:], indirect=True)
 CHOSEN = ("LoRA", "LoKr f4")
 
 

@@ -40,7 +40,7 @@ def test_train_watch_reload_stop_resume_and_see_the_file(page: Page, pictures: P
     page.wait_text("#al-state", "finished")
     assert page.step() == STEPS
     page.wait_text(".al-saved", "two-heroes.safetensors")
-    (run,) = page.server.get("/runs")
+    (run,) = [run for run in page.server.get("/runs") if run["name"] == "two-heroes"]
     assert run["algo"] == "lokr"
     adapter = Path(run["adapters"][-1]["path"])
     assert adapter.name == "two-heroes.safetensors" and adapter.stat().st_size > 10_000
