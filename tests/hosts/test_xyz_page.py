@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -9,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from adapter_lab.adapters.checkpoint import open_checkpoint
 from adapter_lab.adapters.keys import targets
-from adapter_lab.comparing.sending import run_plot
-from tests.support.webui import WebUI
-from tests.support.xyz_files import linear_targets, write_run
+from adapter_lab.comparing.cell import PREFIX, STEP, TYPE
+from adapter_lab.comparing.sending import Plot, run_plot
+from adapter_lab.hosts.settings import EVERY_FILE
+from tests.hosts.test_xyz import difference
+from tests.support.webui import PICTURE, WebUI
+from tests.support.xyz_files import STEPS, TYPES, linear_targets, write_run
 
 SECONDS = 300
 FIELDS = """
@@ -29,6 +36,17 @@ return {
 };
 """  # fmt: skip
 PICTURES = "return [...document.querySelectorAll('#txt2img_gallery img')].map((image) => image.naturalWidth);"
+
+# The first of them that is that wide, as base64.
+READ = """
+const [width, done] = arguments;
+const image = [...document.querySelectorAll('#txt2img_gallery img')].find((image) => image.naturalWidth > width);
+fetch(image.src).then((answer) => answer.blob()).then((blob) => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result.split(",")[1]);
+    reader.readAsDataURL(blob);
+});
+"""
 
 
 @pytest.fixture
@@ -64,32 +82,75 @@ def until(look: Callable[[], Any], seconds: float = SECONDS) -> Any:
     pytest.fail(f"never happened: {found}")
 
 
+def send(web_ui: WebUI, page: Any, plot: Plot, settings: str) -> dict[str, Any]:
+    """Fill in txt2img as *Send to X/Y/Z plot* does; what then stands in its fields."""
+    scripts = web_ui.get("/sdapi/v1/scripts")["txt2img"]
+    title = next(s for s in ("X/Y/Z plot", "X/Y/Z Plot") if s.lower() in scripts and s in page_titles(page))
+    infotext = f"{plot.infotext(title)}, {settings}"
+    script = """
+        const infotext = arguments[0];
+        const done = arguments[arguments.length - 1];
+        import('/adapter-lab/v1/static/host.js').then((host) => {
+            const there = host.hasPlot();
+            if (there) host.sendToPlot(infotext);
+            done(there);
+        }).catch((error) => done(String(error)));
+    """
+    until(lambda: page.execute_async_script(script, infotext) is True, 90)
+    types = [label for label, _ in plot.axes]
+    return dict(until(lambda: (fields := page.execute_script(FIELDS))["types"][: len(types)] == types and fields, 60))
+
+
+def generate(page: Any, least_width: int) -> Image.Image:
+    """Press Generate; the first picture of at least that width, which is the grid."""
+    page.execute_script("document.querySelector('#txt2img_generate').click()")
+    until(lambda: max(page.execute_script(PICTURES), default=0) > least_width)
+    return Image.open(io.BytesIO(base64.b64decode(page.execute_async_script(READ, least_width)))).convert("RGB")
+
+
 def test_a_run_sent_to_the_plot_fills_its_axes_and_makes_the_grid(web_ui: WebUI, page: Any) -> None:
     folder: Path = web_ui.adapter_folder() / "adapter-lab-xyz-page-tests"
     modules = linear_targets(targets(open_checkpoint(web_ui.checkpoint()).shapes), every=9)
     try:
         files = [(path.stem, step) for path, step in zip(write_run(folder, "al-page", "lokr", modules), (400, 800))]
         web_ui.refresh_adapters()
-        scripts = web_ui.get("/sdapi/v1/scripts")["txt2img"]
-        title = next(s for s in ("X/Y/Z plot", "X/Y/Z Plot") if s.lower() in scripts and s in page_titles(page))
         plot = run_plot(files, ["a cat, a mat", "a dog"], [7])
-        infotext = f"{plot.infotext(title)}, Steps: 1, Sampler: Euler, CFG scale: 1, Size: 64x64"
-        script = """
-            const done = arguments[arguments.length - 1];
-            import('/adapter-lab/v1/static/host.js').then((host) => {
-                const there = host.hasPlot();
-                if (there) host.sendToPlot(infotext);
-                done(there);
-            }).catch((error) => done(String(error)));
-        """
-        until(lambda: page.execute_async_script(f"const infotext = arguments[0]; {script}", infotext) is True, 90)
-        found = until(lambda: (fields := page.execute_script(FIELDS))["types"][1] == "Prompt S/R" and fields, 60)
+        found = send(web_ui, page, plot, "Steps: 1, Sampler: Euler, CFG scale: 1, Size: 64x64")
         assert found["prompt"] == "a cat, a mat <lora:al-page-000800:1>"
         assert found["types"][:2] == ["[Adapter Lab] Step", "Prompt S/R"]
         assert found["values"][:2] == ["none,400,800", '"a cat, a mat",a dog']
-        page.execute_script("document.querySelector('#txt2img_generate').click()")
-        # Three columns and their labels.
-        until(lambda: max(page.execute_script(PICTURES), default=0) > 3 * 64)
+        generate(page, 3 * 64)  # three columns and their labels
+    finally:
+        shutil.rmtree(folder)
+        web_ui.refresh_adapters()
+
+
+def test_four_types_by_four_steps_and_the_baseline_from_the_page(web_ui: WebUI, page: Any) -> None:
+    folder: Path = web_ui.adapter_folder() / "adapter-lab-xyz-page-tests"
+    modules = linear_targets(targets(open_checkpoint(web_ui.checkpoint()).shapes))
+    size, prompt = PICTURE["width"], "a cat sits on a mat"
+    try:
+        for kind in TYPES:
+            write_run(folder, f"al-page-{kind}", kind, modules)
+        web_ui.refresh_adapters()
+        runs = ("none", *(f"al-page-{kind}" for kind in TYPES))
+        axes = ((PREFIX + STEP, tuple(map(str, STEPS))), (PREFIX + TYPE, runs))
+        with web_ui.options(adapter_lab_scope=EVERY_FILE):
+            settings = (
+                f"Steps: {PICTURE['steps']}, Sampler: Euler, CFG scale: {PICTURE['cfg_scale']}, Size: {size}x{size}"
+            )
+            send(web_ui, page, Plot(prompt, PICTURE["seed"], axes), settings)
+            grid = generate(page, 4 * size)
+            if folder_of_pictures := os.environ.get("ADAPTER_LAB_PICTURES"):
+                grid.save(Path(folder_of_pictures) / "xyz-grid.png")
+            # Labels are to the left and above.
+            left, top = grid.width - 4 * size, grid.height - 5 * size
+            for row, run in enumerate(runs):
+                for column, step in enumerate(STEPS):
+                    tag = "" if run == "none" else f" <lora:{run}-{step:06d}:1>"
+                    corner = left + column * size, top + row * size
+                    cell = grid.crop((*corner, corner[0] + size, corner[1] + size))
+                    assert difference(cell, web_ui.txt2img(prompt + tag).image) == 0, (run, step)
     finally:
         shutil.rmtree(folder)
         web_ui.refresh_adapters()
