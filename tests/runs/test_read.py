@@ -227,7 +227,11 @@ def test_a_collapse_of_speed_is_said_and_single_slow_steps_are_not():
     assert findings(fed(normal)) == []
     assert findings(fed([*normal, *[{"seconds_per_step": 9.0}] * 5])) == []
     (sentence,) = findings(fed([*normal, *[{"seconds_per_step": 2.0}] * 20]))
-    assert "Steps take 2.00 s now and took 0.50 s before" in sentence
+    assert "Steps take 2.00 s now and took 0.50 s before: probably the GPU's memory is full" in sentence
+    state = fed([*normal, *[{"seconds_per_step": 2.0}] * 20])
+    state.device = "cpu"
+    (sentence,) = findings(state)
+    assert "GPU" not in sentence and "other programs use the processor" in sentence
 
 
 def rates(d: float) -> dict:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.environ.get("RANK", "0") != "0":  # one of several processes of one run, whose first speaks for all
         os.environ["TQDM_DISABLE"] = "1"
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if os.environ.pop("ADAPTER_LAB_JOB", ""):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     chosen = make_parser().parse_args(arguments)
     try:
         return chosen.command(chosen)
@@ -46,6 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"adapter-lab: {type(error).__name__}: {error} ({_log()})", file=sys.stderr)
         return 1
+
+
+def _end_with_parent() -> None:
+    """End when the program whose job this is has ended, even if it was killed: its end of our input is closed then."""
+    while os.read(0, 1):
+        pass
+    os._exit(130)
 
 
 def _log() -> str:

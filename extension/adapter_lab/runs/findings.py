@@ -21,10 +21,13 @@ def speed_collapse(state: RunState) -> str:
     now, best = state.seconds_per_step(), state.best_speed
     if now is None or best is None or len(state.series) < 2 * WINDOW or now <= COLLAPSED * best:
         return ""
+    found = f"Steps take {now:.2f} s now and took {best:.2f} s before: "
+    if state.device == "cpu":
+        return f"{found}probably other programs use the processor too, or its memory is full."
     return (
-        f"Steps take {now:.2f} s now and took {best:.2f} s before: probably the GPU's memory is full and spills into "
-        "the system's memory. Close other programs that use the GPU; if that does not help, stop and resume with "
-        "precision.gradient_checkpointing on, or train with a smaller batch_size or resolution."
+        f"{found}probably the GPU's memory is full and spills into the system's memory. Close other programs "
+        "that use the GPU; if that does not help, stop and resume with precision.gradient_checkpointing on, or train "
+        "with a smaller batch_size or resolution."
     )
 
 

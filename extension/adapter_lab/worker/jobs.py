@@ -67,11 +67,12 @@ class Jobs:
 
 
 def _start(command: list[str]) -> subprocess.Popen[str]:
-    environment = {**clean_environment(), "PYTHONIOENCODING": "utf-8"}
+    # Its input stays open as long as this program lives, and it ends with that: see `adapter_lab.cli`.
+    environment = {**clean_environment(), "PYTHONIOENCODING": "utf-8", "ADAPTER_LAB_JOB": "1"}
     try:
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
