@@ -19,7 +19,7 @@ from selenium.webdriver.chrome.service import Service
 from adapter_lab.adapters.checkpoint import open_checkpoint
 from adapter_lab.adapters.keys import targets
 from adapter_lab.comparing.cell import PREFIX, STEP, TYPE
-from adapter_lab.comparing.sending import Plot, run_plot
+from adapter_lab.comparing.sending import Plot, csv_line, run_plot
 from adapter_lab.hosts.settings import EVERY_FILE
 from tests.hosts.test_xyz import difference
 from tests.support.webui import PICTURE, WebUI
@@ -37,6 +37,17 @@ return {
 """  # fmt: skip
 PICTURES = "return [...document.querySelectorAll('#txt2img_gallery img')].map((image) => image.naturalWidth);"
 
+# gradio's description of the page, in which components may have come to point at each other.
+TITLE = """
+const seen = new Set();
+const once = (_, value) => {
+    if (typeof value !== "object" || value === null) return value;
+    if (seen.has(value)) return undefined;
+    seen.add(value);
+    return value;
+};
+return JSON.stringify(window.gradio_config ?? {}, once).match(/X.Y.Z [Pp]lot/)?.[0];
+"""
 # The first of them that is that wide, as base64.
 READ = """
 const [width, done] = arguments;
@@ -97,8 +108,13 @@ def send(web_ui: WebUI, page: Any, plot: Plot, settings: str) -> dict[str, Any]:
         }).catch((error) => done(String(error)));
     """
     until(lambda: page.execute_async_script(script, infotext) is True, 90)
-    types = [label for label, _ in plot.axes]
-    return dict(until(lambda: (fields := page.execute_script(FIELDS))["types"][: len(types)] == types and fields, 60))
+    filled = [[label for label, _ in plot.axes], [csv_line(values) for _, values in plot.axes]]
+
+    def fields() -> dict[str, Any] | None:
+        found = dict(page.execute_script(FIELDS))
+        return found if [found[key][: len(plot.axes)] for key in ("types", "values")] == filled else None
+
+    return dict(until(fields, 60))
 
 
 def generate(page: Any, least_width: int) -> Image.Image:
@@ -158,5 +174,4 @@ def test_four_types_by_four_steps_and_the_baseline_from_the_page(web_ui: WebUI, 
 
 def page_titles(page: Any) -> str:
     """What the page calls the X/Y/Z plot in its list of scripts."""
-    look = "return JSON.stringify(window.gradio_config ?? {}).match(/X.Y.Z [Pp]lot/)?.[0]"
-    return str(until(lambda: page.execute_script(look)))
+    return str(until(lambda: page.execute_script(TITLE)))
