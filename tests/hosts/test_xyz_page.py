@@ -110,9 +110,10 @@ def send(web_ui: WebUI, page: Any, plot: Plot, settings: str) -> dict[str, Any]:
     until(lambda: page.execute_async_script(script, infotext) is True, 90)
     filled = [[label for label, _ in plot.axes], [csv_line(values) for _, values in plot.axes]]
 
-    def fields() -> dict[str, Any] | None:
+    def fields() -> dict[str, Any]:
         found = dict(page.execute_script(FIELDS))
-        return found if [found[key][: len(plot.axes)] for key in ("types", "values")] == filled else None
+        assert [found[key][: len(plot.axes)] for key in ("types", "values")] == filled, (found, infotext)
+        return found
 
     return dict(until(fields, 60))
 
