@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like
+from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like, row_blocks
 
 
 @dataclass(eq=False)
@@ -67,8 +67,17 @@ class DoRA(Adapter):
 def dora_gain(weight: Tensor, magnitude: Tensor, on_output: bool) -> Tensor:
     """m / |W| per output row or input column, broadcastable to W. weight: (out, in[, kh, kw]); magnitude: any shape."""
     axis = 0 if on_output else 1
-    norm = torch.linalg.vector_norm(weight, dim=[other for other in range(weight.dim()) if other != axis])
+    norm = torch.linalg.vector_norm(weight.flatten(1), dim=1) if on_output else _column_norm(weight)
     shape = [1] * weight.dim()
     shape[axis] = -1
     # The eps is LyCORIS's; it matters only for a row that is zero.
     return (magnitude.flatten() / (norm + torch.finfo(weight.dtype).eps)).reshape(shape)
+
+
+def _column_norm(weight: Tensor) -> Tensor:
+    """Norm of each input column (in,) of a weight (out, in[, kh, kw]), row by row as it lies in memory."""
+    squares = weight.new_zeros(weight.shape[1])
+    for rows in row_blocks(weight):
+        block = weight[rows].square().sum(0)
+        squares += block if block.dim() == 1 else block.flatten(1).sum(1)
+    return squares.sqrt()
