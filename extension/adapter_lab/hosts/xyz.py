@@ -43,7 +43,7 @@ class Offered(list[str]):
     """
 
     def __contains__(self, value: object) -> bool:
-        return True
+        return bool(value)  # a drop-down that is empty has one value that is nothing
 
 
 def _offered(choices: Callable[[], list[str]] | None) -> Callable[[], list[str]] | None:
