@@ -12,12 +12,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from adapter_lab import config_file
 from adapter_lab.api import Context, studies
-from adapter_lab.config import TrainConfig
 from adapter_lab.hosts import start
-from adapter_lab.runs.events import EventLog
 from adapter_lab.worker import Worker
+from tests.support.studies import training_of
 from tests.support.training import draw_pictures, tiny_base
 from tests.worker.conftest import PATIENCE, quick, wait_for
 
@@ -251,23 +249,6 @@ def test_a_folder_that_vanished_is_said_at_the_resume(
 # What it has come to
 
 
-def trained(worker: Worker, name: str, place: Path) -> None:
-    """A training of `heroes` that saved two files."""
-    folder = worker.root / "heroes" / "runs" / name
-    folder.mkdir(parents=True)
-    config = TrainConfig()
-    config.run.steps, config.save.every_steps = 6, 2
-    config_file.write(config, folder / "config.toml")
-    with EventLog(folder / "events.jsonl") as log:
-        log.write("started", name=name, algo="lora")
-        for step in range(1, 5):
-            log.write("step", step=step, loss=0.5, seconds_per_step=2.0, progress=step / 6)
-        for step in (2, 4):
-            path = place / f"heroes-{name}-{step:06d}.safetensors"
-            path.write_bytes(b"x")
-            log.write("saved", step=step, path=path, bytes=1, final=False, removed=[])
-
-
 def test_the_trainings_of_a_study_become_a_plot(
     client: TestClient, quickly: Worker, context: Context, study: Values, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -278,7 +259,7 @@ def test_the_trainings_of_a_study_become_a_plot(
     nothing = client.get("/studies/heroes/plot")
     assert nothing.status_code == 403 and "has not saved an adapter yet" in nothing.json()["error"]
     for name in ("LoRA-s1", "LoKr-f2-s1"):
-        trained(quickly, name, tmp_path)
+        training_of(quickly.root / "heroes", name, 4, {2: tmp_path, 4: tmp_path})
     found = client.get("/studies/heroes/plot").json()
     assert found["axes"] == [
         ["[Adapter Lab] Step", ["50%", "100%"]],
@@ -293,7 +274,7 @@ def test_what_the_race_dropped_and_what_failed_is_said_with_its_reason(
 ) -> None:
     client.post("/studies", json=study)
     client.delete("/queue/heroes")
-    trained(quickly, "LoRA-s1", tmp_path)
+    training_of(quickly.root / "heroes", "LoRA-s1", 4, {2: tmp_path, 4: tmp_path})
     runs = {
         "LoRA-s1": {"state": "dropped", "why": "Dropped at saving point 2: behind.", "attempts": 1},
         "LoKr-f2-s1": {"state": "failed", "why": "Memory ran out.", "attempts": 1},

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from adapter_lab import config_file
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.runs.events import EventLog
 from adapter_lab.study.definition import Budget, General, Study, Variant, run_name
 from adapter_lab.worker import StudyDetail, Worker
+from tests.support.studies import training_of
 from tests.worker.conftest import wait_for
 
 
@@ -34,19 +34,6 @@ def noted(worker: Worker, **states: str) -> None:
     runs = {name.replace("_", "-"): {"state": state, "why": "", "attempts": 1} for name, state in states.items()}
     content = {"format": 1, "runs": runs, "predicted": {}, "decisions": [], "decided": 0, "finished": False}
     (worker.root / "heroes" / "state.json").write_text(json.dumps(content))
-
-
-def trained(worker: Worker, name: str, steps: int) -> None:
-    """A training of the study `heroes`, as it leaves its folder."""
-    folder = worker.root / "heroes" / "runs" / name
-    folder.mkdir(parents=True)
-    config = TrainConfig()
-    config.run.steps, config.save.every_steps = 6, 2
-    config_file.write(config, folder / "config.toml")
-    with EventLog(folder / "events.jsonl") as log:
-        log.write("started", name=name, algo="lora")
-        for step in range(1, steps + 1):
-            log.write("step", step=step, loss=0.5, seconds_per_step=2.0, progress=step / 6)
 
 
 def test_a_study_runs_beside_no_run_and_is_no_run_itself(
@@ -92,8 +79,8 @@ def test_a_study_is_read_as_far_as_it_is(make_worker: Callable[..., Worker], stu
     worker.submit_study(study, "queue")
     worker.remove("heroes")
     assert worker.study("heroes").message == "It was never started."
-    trained(worker, run_name(study.variants[0], 1), 6)
-    trained(worker, run_name(study.variants[1], 1), 3)
+    training_of(worker.root / "heroes", run_name(study.variants[0], 1), 6)
+    training_of(worker.root / "heroes", run_name(study.variants[1], 1), 3)
     noted(worker, LoRA_s1="done", LoKr_f4_s1="running")
     found = worker.study("heroes")
     assert (found.trainings, found.ended, found.progress) == (2, 1, pytest.approx(0.75))
@@ -138,7 +125,7 @@ def test_many_trainings_are_read_again_only_where_they_grew(make_worker: Callabl
     worker.submit_study(study, "queue")
     for variant in study.variants:
         for seed in study.general.seeds:
-            trained(worker, run_name(variant, seed), 500)
+            training_of(worker.root / "heroes", run_name(variant, seed), 500)
     worker.studies()
     begun = time.perf_counter()
     for _ in range(5):
