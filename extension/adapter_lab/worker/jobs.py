@@ -84,7 +84,7 @@ def _start(command: list[str]) -> subprocess.Popen[str]:
         raise AdapterLabError(f"{command[0]} could not be started ({error.strerror}).") from error
     # A training and the web UI's pictures come first.
     with contextlib.suppress(psutil.Error):
-        psutil.Process(process.pid).nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if os.name == "nt" else 10)
+        psutil.Process(process.pid).nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if os.name == "nt" else 5)
     return process
 
 
