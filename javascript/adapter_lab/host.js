@@ -9,6 +9,11 @@ export function hasPrompt() {
 
 const PASTE = "#paste";
 const CSV_MODE = "#script_txt2img_xyz_plot_csv_mode input[type=checkbox]";
+/** A field of the X/Y/Z plot, such as x_type. @param {string} name */
+const plotField = (name) => document.querySelector(`#script_txt2img_xyz_plot_${name} :is(textarea, input)`);
+/** How long the web UI may take to fill in the plot, and how often is looked. */
+const FILLED_MS = 15000;
+const LOOK_MS = 250;
 
 /** Whether the web UI has an X/Y/Z plot that can be filled. */
 export function hasPlot() {
@@ -26,8 +31,40 @@ export function sendToPlot(infotext) {
     box.value = infotext;
     box.dispatchEvent(new Event("input", { bubbles: true }));
     // The web UI reads the box when it is pressed, and hears of what was put into it a moment later.
-    setTimeout(() => document.querySelector(PASTE).click(), 200);
+    setTimeout(() => {
+        document.querySelector(PASTE).click();
+        keepValues(infotext);
+    }, 200);
     showTxt2img();
+}
+
+/**
+ * See to it that the plot has the values that the infotext gives: web UIs take those out that no drop-down offers, such
+ * as ranges, shares and names of runs, when the type of the axis changes.
+ * @param {string} infotext
+ */
+function keepValues(infotext) {
+    const given = new Map([...infotext.matchAll(/([XYZ]) (Type|Values): ("(?:[^"\\]|\\.)*"|[^,]*)/g)].map(([, letter, what, text]) => [`${letter.toLowerCase()}_${what.toLowerCase()}`, text.startsWith('"') ? JSON.parse(text) : text]));
+    const axes = ["x", "y", "z"].filter((axis) => given.has(`${axis}_type`));
+    const end = Date.now() + FILLED_MS;
+    let before = "";
+    let same = 0;
+    const look = () => {
+        for (const axis of axes) {
+            const values = plotField(`${axis}_values`);
+            if (plotField(`${axis}_type`)?.value !== given.get(`${axis}_type`) || !values || values.value === given.get(`${axis}_values`)) continue;
+            values.value = given.get(`${axis}_values`);
+            values.dispatchEvent(new Event("input", { bubbles: true }));
+            same = 0;
+        }
+        const now = axes.map((axis) => `${plotField(`${axis}_type`)?.value} ${plotField(`${axis}_values`)?.value}`).join("|");
+        same = now === before ? same + 1 : 0;
+        before = now;
+        const filled = axes.every((axis) => plotField(`${axis}_type`)?.value === given.get(`${axis}_type`));
+        // Some time after the last change, so that an answer under way does not come after it.
+        if (Date.now() < end && !(filled && same * LOOK_MS > 3000)) setTimeout(look, LOOK_MS);
+    };
+    look();
 }
 
 /** Put `tag` at the end of txt2img's prompt and go there. @param {string} tag */

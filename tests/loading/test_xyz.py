@@ -134,13 +134,6 @@ def test_drop_downs_offer_what_there_is_and_take_all(plot: Plot) -> None:
     assert made.labels[0] == ["LoHa · 1600", "LoKr f4 · 1600", "LoRA · 1600", "diag-OFT · 1600"]
 
 
-def test_what_is_sent_to_the_plot_is_kept_though_no_drop_down_offers_it(plot: Plot) -> None:
-    offered = plot.option(PREFIX + "Step").choices()
-    # As web UIs look through what an infotext filled in.
-    assert [value for value in ("33.3%", "0-8000 [9]", "last") if value in offered] == ["33.3%", "0-8000 [9]", "last"]
-    assert "33.3%" not in list(offered)
-
-
 def test_a_tag_of_a_compared_run_is_replaced_and_others_stay(plot: Plot) -> None:
     style = "<lora:style:0.4>"
     prompt = f"{tag('lora', 400, '0.8')} a cat {style}"

@@ -36,20 +36,6 @@ from adapter_lab.hosts.xyz_session import BLANK, CELL, COSTS, SESSION, Session, 
 NEEDED = ("AxisOption", "axis_options", "process_images", "Processed")
 
 
-class Offered(list[str]):
-    """Values of an axis' drop-down, which are not all that may be written: ranges, shares and names of runs too.
-
-    The X/Y/Z plot takes what is filled in from a picture's infotext out again where it is not in this list.
-    """
-
-    def __contains__(self, value: object) -> bool:
-        return bool(value)  # a drop-down that is empty has one value that is nothing
-
-
-def _offered(choices: Callable[[], list[str]] | None) -> Callable[[], list[str]] | None:
-    return None if choices is None else lambda: Offered(choices())
-
-
 class Axes:
     """Our axes in one web UI. `install` may be called again after `remove`, as on "Reload UI"."""
 
@@ -100,7 +86,7 @@ class Axes:
                 format_value=_label(axis),
                 confirm=self._confirm(axis),
                 cost=COSTS[axis],
-                choices=_offered(choices[axis]),
+                choices=choices[axis],
             )
             for axis in AXES
         ]
