@@ -11,8 +11,9 @@ const PASTE = "#paste";
 const CSV_MODE = "#script_txt2img_xyz_plot_csv_mode input[type=checkbox]";
 /** A field of the X/Y/Z plot, such as x_type. @param {string} name */
 const plotField = (name) => document.querySelector(`#script_txt2img_xyz_plot_${name} :is(textarea, input)`);
-/** How long the web UI may take to fill in the plot, and how often is looked. */
-const FILLED_MS = 15000;
+/** How long the web UI may take to fill in the plot, after which silence it has, and how often is looked. */
+const FILLED_MS = 30000;
+const SETTLED_MS = 5000;
 const LOOK_MS = 250;
 
 /** Whether the web UI has an X/Y/Z plot that can be filled. */
@@ -62,7 +63,7 @@ function keepValues(infotext) {
         before = now;
         const filled = axes.every((axis) => plotField(`${axis}_type`)?.value === given.get(`${axis}_type`));
         // Some time after the last change, so that an answer under way does not come after it.
-        if (Date.now() < end && !(filled && same * LOOK_MS > 3000)) setTimeout(look, LOOK_MS);
+        if (Date.now() < end && !(filled && same * LOOK_MS > SETTLED_MS)) setTimeout(look, LOOK_MS);
     };
     look();
 }

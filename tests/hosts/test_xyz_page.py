@@ -26,6 +26,7 @@ from tests.support.webui import PICTURE, WebUI
 from tests.support.xyz_files import STEPS, TYPES, linear_targets, write_run
 
 SECONDS = 300
+SETTLED = 6  # seconds
 FIELDS = """
 const text = (id) => document.querySelector(`#script_txt2img_xyz_plot_${id} :is(textarea, input)`)?.value;
 return {
@@ -111,11 +112,13 @@ def send(web_ui: WebUI, page: Any, plot: Plot, settings: str) -> dict[str, Any]:
     filled = [[label for label, _ in plot.axes], [csv_line(values) for _, values in plot.axes]]
 
     def fields() -> dict[str, Any]:
-        found = dict(page.execute_script(FIELDS))
-        assert [found[key][: len(plot.axes)] for key in ("types", "values")] == filled, (found, infotext)
+        for _ in range(SETTLED * 2):  # an answer of the web UI that is under way may still change them
+            found = dict(page.execute_script(FIELDS))
+            assert [found[key][: len(plot.axes)] for key in ("types", "values")] == filled, (found, infotext)
+            time.sleep(0.5)
         return found
 
-    return dict(until(fields, 60))
+    return dict(until(fields, 120))
 
 
 def generate(page: Any, least_width: int) -> Image.Image:
