@@ -27,7 +27,7 @@ def test_a_job_ends_with_a_program_that_is_killed():
     program = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True, env=environment)
     assert program.stdout is not None
     job = psutil.Process(int(program.stdout.readline()))
-    assert "estimate" in job.cmdline() and job.nice() > 0
+    assert "estimate" in job.cmdline()
     program.kill()
     program.wait()
     end = time.monotonic() + 100

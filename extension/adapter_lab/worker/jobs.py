@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import subprocess
 import threading
@@ -70,7 +69,7 @@ def _start(command: list[str]) -> subprocess.Popen[str]:
     # Its input stays open as long as this program lives, and it ends with that: see `adapter_lab.cli`.
     environment = {**clean_environment(), "PYTHONIOENCODING": "utf-8", "ADAPTER_LAB_JOB": "1"}
     try:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -82,10 +81,6 @@ def _start(command: list[str]) -> subprocess.Popen[str]:
         )
     except OSError as error:
         raise AdapterLabError(f"{command[0]} could not be started ({error.strerror}).") from error
-    # A training and the web UI's pictures come first.
-    with contextlib.suppress(psutil.Error):
-        psutil.Process(process.pid).nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if os.name == "nt" else 5)
-    return process
 
 
 def _read(process: subprocess.Popen[str], said: list[str], on_line: OnLine | None) -> None:
