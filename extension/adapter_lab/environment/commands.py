@@ -13,7 +13,7 @@ from adapter_lab.environment.pip import clean_environment
 from adapter_lab.environment.status import ROOT, install_command, runtime_folder, runtime_python
 from adapter_lab.errors import AdapterLabError
 
-ALL_TESTS = ["-n", "auto", "--maxprocesses", "4"]
+ALL_TESTS = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]  # tests of the page take very long
 USAGE = """usage: install.py [demo [options] | test [options]]
 
   (nothing)  make or update the private environment in .runtime
