@@ -48,22 +48,18 @@ function keepValues(infotext) {
     const given = new Map([...infotext.matchAll(/([XYZ]) (Type|Values): ("(?:[^"\\]|\\.)*"|[^,]*)/g)].map(([, letter, what, text]) => [`${letter.toLowerCase()}_${what.toLowerCase()}`, text.startsWith('"') ? JSON.parse(text) : text]));
     const axes = ["x", "y", "z"].filter((axis) => given.has(`${axis}_type`));
     const end = Date.now() + FILLED_MS;
-    let before = "";
-    let same = 0;
+    let wrong = Date.now(); // when something was last not as given: an answer under way may still change it
     const look = () => {
         for (const axis of axes) {
             const values = plotField(`${axis}_values`);
-            if (plotField(`${axis}_type`)?.value !== given.get(`${axis}_type`) || !values || values.value === given.get(`${axis}_values`)) continue;
+            const chosen = plotField(`${axis}_type`)?.value === given.get(`${axis}_type`);
+            if (chosen && values?.value === given.get(`${axis}_values`)) continue;
+            wrong = Date.now();
+            if (!chosen || !values) continue;
             values.value = given.get(`${axis}_values`);
             values.dispatchEvent(new Event("input", { bubbles: true }));
-            same = 0;
         }
-        const now = axes.map((axis) => `${plotField(`${axis}_type`)?.value} ${plotField(`${axis}_values`)?.value}`).join("|");
-        same = now === before ? same + 1 : 0;
-        before = now;
-        const filled = axes.every((axis) => plotField(`${axis}_type`)?.value === given.get(`${axis}_type`));
-        // Some time after the last change, so that an answer under way does not come after it.
-        if (Date.now() < end && !(filled && same * LOOK_MS > SETTLED_MS)) setTimeout(look, LOOK_MS);
+        if (Date.now() < end && Date.now() - wrong <= SETTLED_MS) setTimeout(look, LOOK_MS);
     };
     look();
 }
