@@ -78,7 +78,7 @@ export function presetBar(app, form) {
     for (const select of [base, memory]) select.addEventListener("change", draw);
     preset.addEventListener("change", explain);
     load();
-    const labelled = (text, control) => h("label", { class: "al-inline" }, h("span", {}, text), control);
+    const labelled = (text, control, more = "") => h("label", { class: `al-inline ${more}` }, h("span", {}, text), control);
     return h(
         "section",
         { class: "al-card al-presets", "aria-label": S.presets.title },
@@ -87,7 +87,7 @@ export function presetBar(app, form) {
             { class: "al-row al-wrap" },
             labelled(S.presets.base, base),
             labelled(S.presets.memory, memory),
-            labelled(S.presets.preset, preset),
+            labelled(S.presets.preset, preset, "al-preset"),
             apply,
             remove,
         ),

@@ -7,14 +7,12 @@ import io
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 
 from adapter_lab.adapters.checkpoint import open_checkpoint
 from adapter_lab.adapters.keys import targets
@@ -23,9 +21,9 @@ from adapter_lab.comparing.sending import Plot, csv_line, run_plot
 from adapter_lab.hosts.settings import EVERY_FILE
 from tests.hosts.test_xyz import difference
 from tests.support.webui import PICTURE, WebUI
+from tests.support.webui_page import opened, until
 from tests.support.xyz_files import STEPS, TYPES, linear_targets, write_run
 
-SECONDS = 300
 SETTLED = 6  # seconds
 FIELDS = """
 const text = (id) => document.querySelector(`#script_txt2img_xyz_plot_${id} :is(textarea, input)`)?.value;
@@ -63,35 +61,8 @@ fetch(image.src).then((answer) => answer.blob()).then((blob) => {
 
 @pytest.fixture
 def page(web_ui: WebUI) -> Iterator[Any]:
-    browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-    driver = shutil.which("chromedriver")
-    if browser is None or driver is None:
-        pytest.fail("this needs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1500,1400"):
-        options.add_argument(argument)
-    found = webdriver.Chrome(options, Service(driver))
-    try:
-        found.set_script_timeout(60)
-        found.get(web_ui.url)
-        yield found
-    finally:
-        found.quit()
-
-
-def until(look: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """What `look` gives once it is true; fails with its last answer."""
-    end, found = time.monotonic() + seconds, None
-    while time.monotonic() < end:
-        try:
-            found = look()
-        except Exception as error:  # the page is not there yet
-            found = error
-        if found and not isinstance(found, Exception):
-            return found
-        time.sleep(0.5)
-    pytest.fail(f"never happened: {found}")
+    with opened(web_ui.url) as page:
+        yield page
 
 
 def send(web_ui: WebUI, page: Any, plot: Plot, settings: str) -> dict[str, Any]:

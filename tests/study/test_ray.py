@@ -1,4 +1,7 @@
-"""A study on a Ray cluster of two workers writes the files of a local one, bit for bit."""
+"""A study on a Ray cluster of two workers writes the files of a local one, bit for bit.
+
+Needs the packages of `requirements/ray.txt`, which `.ci/run` installs into an environment of its own.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,6 @@ from adapter_lab.study.executors.local import LocalExecutor
 from adapter_lab.study.results import load
 from adapter_lab.study.runner import run
 from tests.support.study_runs import LOKR, LORA, tiny_study
-
-pytest.importorskip("ray", reason="the extra adapter-lab[ray] is not installed")
 
 
 @pytest.fixture
