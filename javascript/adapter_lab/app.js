@@ -88,6 +88,7 @@ export class App {
     /** Show a run; one that only waits is shown in the queue. @param {string} id @param {boolean} [follow] */
     openRun(id, follow = true) {
         if (follow) this.views.running.open(id);
+        else this.views.running.follow();
         this.tabs.choose("running");
     }
 }

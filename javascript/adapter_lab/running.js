@@ -34,6 +34,7 @@ class Running {
         this.stream = null;
         this.visible = false;
         this.watched = false;
+        this.byHand = false; // whether a person has opened a run that does not train
         this.#lay();
         app.store.on("runs", () => this.#summaries());
         this.shown = () => this.#show(true);
@@ -62,16 +63,26 @@ class Running {
         this.bar = bar;
     }
 
-    /** Show this run from now on. @param {string} id */
+    /** Show this run until another is opened; one that trains, until the next does. @param {string} id */
     open(id) {
-        if (id !== this.id) {
-            this.id = id;
-            this.detail = null;
-            this.series.clear();
-        }
+        this.byHand = id !== this.app.store.active()?.id;
+        this.#turnTo(id);
         sessionStorage.setItem(OPENED, id);
         this.#summaries();
         if (this.visible) this.#load();
+    }
+
+    /** Show whatever trains from now on. */
+    follow() {
+        this.byHand = false;
+    }
+
+    #turnTo(id) {
+        if (id === this.id) return;
+        this.id = id;
+        this.detail = null;
+        this.living = undefined;
+        this.series.clear();
     }
 
     /** Whether someone looks at the tab: only then is the run followed. @param {boolean} watched */
@@ -85,10 +96,9 @@ class Running {
     #show(visible) {
         this.visible = visible;
         if (visible) {
-            const active = this.app.store.active();
-            const shown = this.app.store.runs.get(this.id);
             // What trains now is what a person comes to see, unless they have opened another run.
-            if (!shown || (active && active.id !== this.id && !this.chosenByHand)) this.id = active?.id ?? this.#first();
+            const active = this.app.store.active();
+            if (active && !this.byHand) this.#turnTo(active.id);
             this.#summaries();
             this.#load();
         } else {
@@ -102,7 +112,12 @@ class Running {
 
     #summaries() {
         const runs = this.app.store.sorted();
-        if (!this.app.store.runs.has(this.id)) this.id = this.app.store.active()?.id ?? this.#first();
+        const active = this.app.store.active();
+        if (!this.app.store.runs.has(this.id)) this.#turnTo(active?.id ?? this.#first());
+        else if (active && active.id !== this.id && !this.byHand && !LIVING.includes(this.app.store.runs.get(this.id).state)) {
+            this.#turnTo(active.id); // the queue has gone on to the next
+            if (this.visible) this.#load();
+        }
         const key = runs.map((run) => run.id + run.state).join("|");
         if (key !== this.choices) {
             this.choices = key;
@@ -119,6 +134,7 @@ class Running {
         const living = LIVING.includes(run.state);
         // Stopped, or started from the queue: what is shown of it is read anew.
         if (this.visible && living !== this.living && this.living !== undefined) this.#load();
+        if (this.living && !living) this.byHand = false; // seen to its end
         this.living = living;
     }
 

@@ -125,7 +125,13 @@ def test_queue_requests_comparison_and_deletion(page: Page, pictures: Path) -> N
     assert page.server.get("/queue")["order"] == [third]
     press(page, "Go on with the queue")
     page.wait(lambda: page.server.get("/status")["active"] == third, "the next in the queue")
-    page.wait(lambda: page.server.get(f"/runs/{third}")["step"] >= 2, "its first steps")
+    page.wait_text(".al-run-header", "third")  # shown by itself
+    page.wait(lambda: page.step() >= 2, "its first steps")
+    page.tab("runs")
+    press(page, "Open", f"[data-run='{first}']")
+    page.wait_text(".al-run-header", "first")
+    page.wait(lambda: page.server.get(f"/runs/{third}")["step"] >= 6, "more steps of the other")
+    assert "first" in page.text(".al-run-header")  # opened by hand
     page.server.post(f"/runs/{third}/stop", {"how": "save"})
     page.wait(lambda: page.server.get(f"/runs/{third}")["state"] == "stopped", "its end")
 
