@@ -127,8 +127,10 @@ def test_four_types_by_four_steps_and_the_baseline_from_the_page(web_ui: WebUI, 
         runs = ("none", *(f"al-page-{kind}" for kind in TYPES))
         axes = ((PREFIX + STEP, tuple(map(str, STEPS))), (PREFIX + TYPE, runs))
         with web_ui.options(adapter_lab_scope=EVERY_FILE):
+            # The schedule is the API's; the page of Forge Neo has another at first.
             settings = (
-                f"Steps: {PICTURE['steps']}, Sampler: Euler, CFG scale: {PICTURE['cfg_scale']}, Size: {size}x{size}"
+                f"Steps: {PICTURE['steps']}, Sampler: Euler, Schedule type: Automatic, "
+                f"CFG scale: {PICTURE['cfg_scale']}, Size: {size}x{size}"
             )
             send(web_ui, page, Plot(prompt, PICTURE["seed"], axes), settings)
             grid = generate(page, 4 * size)
