@@ -10,10 +10,9 @@ from adapter_lab.adapters.checkpoint import open_checkpoint
 from adapter_lab.adapters.keys import targets
 from adapter_lab.hosts.settings import EVERY_FILE, OPTIONS
 from tests.support.webui import WebUI
-from tests.support.webui_page import keep_picture, opened, paste, until
+from tests.support.webui_page import RESULTS, keep_picture, opened, paste, until
 from tests.support.xyz_files import linear_targets, write_run
 
-RESULTS = "return document.querySelector('#txt2img_results')?.innerText ?? '';"
 # The button that opens a part of the Settings page, pressed; whether there was one.
 SECTION = """
 for (const name of ["Settings", "Adapter Lab"]) {

@@ -21,7 +21,7 @@ from adapter_lab.comparing.sending import Plot, csv_line, run_plot
 from adapter_lab.hosts.settings import EVERY_FILE
 from tests.hosts.test_xyz import difference
 from tests.support.webui import PICTURE, WebUI
-from tests.support.webui_page import opened, until
+from tests.support.webui_page import FIELD, RESULTS, opened, until
 from tests.support.xyz_files import STEPS, TYPES, linear_targets, write_run
 
 SETTLED = 6  # seconds
@@ -127,12 +127,13 @@ def test_four_types_by_four_steps_and_the_baseline_from_the_page(web_ui: WebUI, 
         runs = ("none", *(f"al-page-{kind}" for kind in TYPES))
         axes = ((PREFIX + STEP, tuple(map(str, STEPS))), (PREFIX + TYPE, runs))
         with web_ui.options(adapter_lab_scope=EVERY_FILE):
-            # The schedule is the API's; the page of Forge Neo has another at first.
             settings = (
-                f"Steps: {PICTURE['steps']}, Sampler: Euler, Schedule type: Automatic, "
-                f"CFG scale: {PICTURE['cfg_scale']}, Size: {size}x{size}"
+                f"Steps: {PICTURE['steps']}, Sampler: Euler, CFG scale: {PICTURE['cfg_scale']}, Size: {size}x{size}"
             )
             send(web_ui, page, Plot(prompt, PICTURE["seed"], axes), settings)
+            # Forge Neo's page has another schedule at first than its API.
+            shown = page.execute_script(FIELD, "#txt2img_scheduler input")
+            schedule = {"scheduler": shown} if shown else {}
             grid = generate(page, 4 * size)
             if folder_of_pictures := os.environ.get("ADAPTER_LAB_PICTURES"):
                 grid.save(Path(folder_of_pictures) / "xyz-grid.png")
@@ -143,7 +144,8 @@ def test_four_types_by_four_steps_and_the_baseline_from_the_page(web_ui: WebUI, 
                     tag = "" if run == "none" else f" <lora:{run}-{step:06d}:1>"
                     corner = left + column * size, top + row * size
                     cell = grid.crop((*corner, corner[0] + size, corner[1] + size))
-                    assert difference(cell, web_ui.txt2img(prompt + tag).image) == 0, (run, step)
+                    alone = web_ui.txt2img(prompt + tag, **schedule)
+                    assert difference(cell, alone.image) == 0, (run, step, page.execute_script(RESULTS))
     finally:
         shutil.rmtree(folder)
         web_ui.refresh_adapters()

@@ -21,6 +21,7 @@ box.value = arguments[0];
 box.dispatchEvent(new Event("input", { bubbles: true }));
 setTimeout(() => document.querySelector("#paste").click(), 500);
 """
+RESULTS = "return document.querySelector('#txt2img_results')?.innerText ?? '';"
 FIELD = "return document.querySelector(arguments[0])?.value;"
 
 

@@ -77,24 +77,27 @@ class BOFT(Adapter):
 
 
 # Temporary values of a part of the weight: on a CPU they fit its cache, elsewhere there are few launches.
-CHUNK_BYTES, LARGE_CHUNK = {"cpu": 2**19}, 2**25
+CHUNK_BYTES, LARGE_CHUNK = {"cpu": 2**20}, 2**25
 
 
 def rotation_delta(rows: Tensor, turns: Tensor, rescale: Tensor | None) -> Tensor:
     """rescale * B W - W for columns W of a weight (out, t); turns: B_i - I of each stage (m, n, s, s)."""
-    delta: Tensor | None = None
-    for stage, turn in enumerate(turns):
-        # delta after this stage: (B - I) (W + delta) + delta, so small rotations keep their precision.
-        step = butterfly(rows if delta is None else rows + delta, turn, stage)
-        delta = step if delta is None else delta.add_(step)
-    assert delta is not None
+    stages, count, size, _ = turns.shape
+    width = rows.shape[1]
+    # delta after a stage: (B - I) (W + delta) + delta, so small rotations keep their precision. The first stage takes
+    # channels of one block apart into pairs, which can be done to its small matrices instead.
+    order = torch.arange(size, device=turns.device).reshape(size // 2, 2).T.reshape(-1)
+    first = turns[0][:, order][:, :, order]
+    delta = torch.bmm(first, rows.reshape(count, size, width)).reshape(rows.shape)
+    for stage in range(1, stages):
+        half = 2**stage * size // 2
+        turned = torch.empty_like(delta)
+        torch.add(halves(rows, half), halves(delta, half), out=turned.view(-1, half, 2, width))
+        turned = torch.bmm(turns[stage], turned.view(count, size, width))
+        delta.view(-1, 2, half, width).add_(turned.view(-1, half, 2, width).transpose(1, 2))
     return delta if rescale is None else rescale * delta + (rescale - 1) * rows
 
 
-def butterfly(rows: Tensor, turn: Tensor, stage: int) -> Tensor:
-    """P^T diag(turn) P rows for the permutation P of `stage`. rows: (out, ...); turn: (n, s, s), out = n s."""
-    count, size = turn.shape[:2]
-    half = 2**stage * size // 2
-    paired = rows.reshape(-1, 2, half, rows.shape[1]).transpose(1, 2).reshape(count, size, -1)
-    turned = turn @ paired
-    return turned.reshape(-1, half, 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
+def halves(rows: Tensor, half: int) -> Tensor:
+    """Channels of each group of 2 `half` taken apart into pairs, one of either half. rows: (out, t)."""
+    return rows.reshape(-1, 2, half, rows.shape[1]).transpose(1, 2)
