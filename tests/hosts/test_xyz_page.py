@@ -120,7 +120,9 @@ def test_four_types_by_four_steps_and_the_baseline_from_the_page(web_ui: WebUI, 
     folder: Path = web_ui.adapter_folder() / "adapter-lab-xyz-page-tests"
     modules = linear_targets(targets(open_checkpoint(web_ui.checkpoint()).shapes))
     size, prompt = PICTURE["width"], "a cat sits on a mat"
+    format_before = web_ui.get("/sdapi/v1/options")["grid_format"]
     try:
+        web_ui.post("/sdapi/v1/options", {"grid_format": "png"})  # Forge Neo's page shows grids as JPEG
         for kind in TYPES:
             write_run(folder, f"al-page-{kind}", kind, modules)
         web_ui.refresh_adapters()
@@ -147,6 +149,7 @@ def test_four_types_by_four_steps_and_the_baseline_from_the_page(web_ui: WebUI, 
                     alone = web_ui.txt2img(prompt + tag, **schedule)
                     assert difference(cell, alone.image) == 0, (run, step, page.execute_script(RESULTS))
     finally:
+        web_ui.post("/sdapi/v1/options", {"grid_format": format_before})
         shutil.rmtree(folder)
         web_ui.refresh_adapters()
 
