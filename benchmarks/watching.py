@@ -1,14 +1,14 @@
 """What watching a run costs: reading its log, and seconds per step with and without a watcher.
 
     python benchmarks/watching.py                        # reading 100,000 events
-    python benchmarks/watching.py --train --rounds 5     # also trains a small base, watched and unwatched in turns
+    python benchmarks/watching.py --train                # also trains a small base, watched and unwatched in turns
 
 Reading: processor time of the first read of a log of 100,000 steps (state and series), of the first read by a program
 started later, of looking again after one more step, of the series drawn with 1,000 points, and of the list of runs.
-Training: two runs of the same settings go on beside each other's pauses: in every round each trains `--steps` steps,
-one with nobody looking, one with a worker that does what the tab does (the list of runs once a second, new events
-four times a second, the series every two seconds); figures are medians over rounds of the median of seconds per step.
-The watcher runs in a process of its own as the web UI does. Also printed: how long the trainer's own look for
+Training: one run, at which a process of its own, as the web UI is one, looks as the tab does (the list of runs once a
+second, new events four times a second, the series every two seconds) for five seconds, and then not for five seconds,
+until the run ends; figures are medians over the steps of either kind, the mean ratio of a turn to those beside it with
+its standard error, and the processor time that looking takes. Also printed: how long the trainer's own look for
 requests takes between two steps.
 """
 
@@ -34,14 +34,14 @@ from adapter_lab.worker import Worker
 
 EVENTS = 100_000
 OTHER_RUNS = 20  # finished ones beside it, of 2,000 steps
+TURN_SECONDS, LOOK_SECONDS = 5.0, 0.25
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", action="store_true", help="also train, watched and unwatched")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=60, help="steps of each training in a round")
+    parser.add_argument("--steps", type=int, default=1500, help="steps of the training")
     parser.add_argument("--watch", nargs=2, metavar=("ROOT", "RUN"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.watch:
@@ -51,7 +51,7 @@ def main() -> None:
         figures = reading(Path(folder))
     if chosen.train:
         with tempfile.TemporaryDirectory() as folder:
-            figures |= training(Path(folder), chosen.rounds, chosen.steps)
+            figures |= training(Path(folder), chosen.steps)
     for name, value in figures.items():
         print(f"{name:<44} {value}")
 
@@ -108,49 +108,64 @@ def seconds(work: Callable[[], Any]) -> str:
 
 
 def watch(root: Path, run_id: str) -> None:
-    """Do what the tab does until the run has ended."""
-    worker, offset, turn = Worker(root), 0, 0
+    """Do what the tab does, and nothing, in turns, until ended; prints when each turn began and what it took."""
+    worker, offset, watching = Worker(root), 0, False
     while True:
-        _, offset = worker.tail(run_id, offset)
-        if turn % 4 == 0:
-            worker.runs()
-            worker.queue()
-        if turn % 8 == 0:
-            worker.series(run_id, 1000)
-            worker.run(run_id)
-        turn += 1
-        time.sleep(0.25)
+        watching, began, busy = not watching, time.time(), time.process_time()
+        for turn in range(int(TURN_SECONDS / LOOK_SECONDS)):
+            if watching:
+                _, offset = worker.tail(run_id, offset)
+                if turn % 4 == 0:
+                    worker.runs()
+                    worker.queue()
+                if turn % 8 == 0:
+                    worker.series(run_id, 1000)
+                    worker.run(run_id)
+            time.sleep(LOOK_SECONDS)
+        print(json.dumps([watching, began, time.time(), time.process_time() - busy]), flush=True)
 
 
-def training(folder: Path, rounds: int, steps: int) -> dict[str, str]:
-    """Median seconds per step of a run watched and of one unwatched."""
+def training(folder: Path, steps: int) -> dict[str, str]:
+    """Median seconds per step of a run while it is watched and while it is not."""
     from adapter_lab.training.loop import train
     from tests.support.training import tiny_config
 
-    speeds: dict[str, list[float]] = {"unwatched": [], "watched": []}
-    for turn in range(rounds):
-        for kind in sorted(speeds, reverse=bool(turn % 2)):
-            config = tiny_config(folder / f"{kind}-{turn}", run__steps=steps)
-            run = folder / "runs" / f"{kind}-{turn}"
-            command = [sys.executable, __file__, "--watch", str(run.parent), run.name]
-            run.mkdir(parents=True)
-            (run / "config.toml").touch()
-            watcher = subprocess.Popen(command) if kind == "watched" else None
-            try:
-                result = train(config, run)
-            finally:
-                if watcher is not None:
-                    watcher.kill()
-                    watcher.wait()
-            events = read_events(result.run_folder / "events.jsonl")
-            own = [event["seconds_per_step"] for event in events if event["event"] == "step"][5:]
-            speeds[kind].append(statistics.median(own))
-    medians = {kind: statistics.median(values) for kind, values in speeds.items()}
-    ratio = statistics.median(w / u for w, u in zip(speeds["watched"], speeds["unwatched"]))
+    run = folder / "runs" / "run"
+    run.mkdir(parents=True)
+    (run / "config.toml").touch()
+    command = [sys.executable, __file__, "--watch", str(run.parent), run.name]
+    with (folder / "turns").open("w") as said, subprocess.Popen(command, stdout=said) as watcher:
+        try:
+            result = train(tiny_config(folder, run__steps=steps), run)
+        finally:
+            watcher.kill()
+    turns = [json.loads(line) for line in (folder / "turns").read_text().splitlines()]
+    own = [event for event in read_events(result.run_folder / "events.jsonl") if event["event"] == "step"]
+    speeds: dict[bool, list[float]] = {True: [], False: []}
+    medians = []  # of each turn
+    for watched, began, ended, _ in turns:
+        inside = [event for event in own if began < event["time"] - event["seconds_per_step"] and event["time"] < ended]
+        values = [event["seconds_per_step"] for event in inside]
+        speeds[watched] += values
+        medians.append(statistics.median(values) if values else None)
+    # Each turn with someone looking by the mean of the turns before and after: machines change their speed.
+    ratios = [
+        2 * now / (before + after)
+        for (watched, *_), before, now, after in zip(turns[1:], medians, medians[1:], medians[2:])
+        if watched and before and now and after
+    ]
+    if len(ratios) < 2:
+        raise SystemExit(
+            f"{steps} steps ended before looking and not looking had two turns each: ask for more --steps."
+        )
+    error = statistics.stdev(ratios) / len(ratios) ** 0.5
+    looking = sum(busy for watched, _, _, busy in turns if watched)
+    shares = looking / sum(ended - began for watched, began, ended, _ in turns if watched)
     return {
-        "seconds per step, unwatched": f"{medians['unwatched']:.4f}",
-        "seconds per step, watched": f"{medians['watched']:.4f}",
-        "watched / unwatched": f"{ratio:.4f}",
+        f"seconds per step, {len(speeds[False])} unwatched": f"{statistics.median(speeds[False]):.4f}",
+        f"seconds per step, {len(speeds[True])} watched": f"{statistics.median(speeds[True]):.4f}",
+        f"watched / unwatched, {len(ratios)} turns": f"{statistics.mean(ratios):.4f} +- {error:.4f}",
+        "processor time of looking, of one core": f"{100 * shares:.2f} %",
     }
 
 
