@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
+
+from tests.support.browser import browser, chromium
 
 SECONDS = 300
 PASTE = """
@@ -28,21 +28,13 @@ FIELD = "return document.querySelector(arguments[0])?.value;"
 @contextmanager
 def opened(url: str) -> Iterator[Any]:
     """A browser that shows the page at `url`; fails where there is no chromium with its driver."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-    driver = shutil.which("chromedriver")
-    if browser is None or driver is None:
+    if chromium() is None:
         pytest.fail("this needs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1500,1400"):
-        options.add_argument(argument)
-    found = webdriver.Chrome(options, Service(driver))
-    try:
-        found.set_script_timeout(60)
-        found.get(url)
-        yield found
-    finally:
-        found.quit()
+    with TemporaryDirectory(ignore_cleanup_errors=True) as profile, browser(Path(profile)) as driver:
+        driver.set_window_size(1500, 1400)
+        driver.set_script_timeout(60)
+        driver.get(url)
+        yield driver
 
 
 def until(look: Callable[[], Any], seconds: float = SECONDS) -> Any:
