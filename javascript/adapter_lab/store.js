@@ -19,6 +19,8 @@ export class Store {
         this.connected = true;
         this.events = new EventTarget();
         this.stream = null;
+        /** @type {Set<object[]>} Per reading under way, the changes that came meanwhile. */
+        this.meanwhile = new Set();
     }
 
     /** @param {"runs"|"queue"|"connected"|"status"} what @param {() => void} act */
@@ -38,9 +40,17 @@ export class Store {
 
     /** Read runs and queue again. */
     async refresh() {
-        const [runs, queue] = await Promise.all([this.api.get("/runs"), this.api.get("/queue")]);
-        this.runs = new Map(runs.map((run) => [run.id, run]));
-        this.queue = queue;
+        const changes = [];
+        this.meanwhile.add(changes);
+        try {
+            const [runs, queue] = await Promise.all([this.api.get("/runs"), this.api.get("/queue")]);
+            this.runs = new Map(runs.map((run) => [run.id, run]));
+            this.queue = queue;
+        } finally {
+            this.meanwhile.delete(changes);
+        }
+        // The answer may be older than a change that came meanwhile, and a change is told only once.
+        for (const change of changes) this.#take(change);
         this.#tell("runs");
         this.#tell("queue");
     }
@@ -72,13 +82,16 @@ export class Store {
         if (connected) this.refresh().catch(() => {});
     }
 
-    #apply(change) {
+    #take(change) {
         for (const run of change.runs ?? []) this.runs.set(run.id, run);
         for (const id of change.removed ?? []) this.runs.delete(id);
-        if (change.queue) {
-            this.queue = change.queue;
-            this.#tell("queue");
-        }
+        if (change.queue) this.queue = change.queue;
+    }
+
+    #apply(change) {
+        for (const changes of this.meanwhile) changes.push(change);
+        this.#take(change);
+        if (change.queue) this.#tell("queue");
         if (change.runs?.length || change.removed?.length) this.#tell("runs");
     }
 

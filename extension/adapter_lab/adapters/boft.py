@@ -92,7 +92,7 @@ def rotation_delta(rows: Tensor, turns: Tensor, rescale: Tensor | None) -> Tenso
     for stage in range(1, stages):
         half = 2**stage * size // 2
         turned = torch.empty_like(delta)
-        torch.add(halves(rows, half), halves(delta, half), out=turned.view(-1, half, 2, width))
+        turned.view(-1, half, 2, width).copy_(halves(rows, half)).add_(halves(delta, half))
         turned = torch.bmm(turns[stage], turned.view(count, size, width))
         delta.view(-1, 2, half, width).add_(turned.view(-1, half, 2, width).transpose(1, 2))
     return delta if rescale is None else rescale * delta + (rescale - 1) * rows
