@@ -13,8 +13,8 @@ pytestmark = pytest.mark.parametrize("server", list(environments())[-1:], indire
 # A reading of the runs whose answers are old by the time they come, as a change has been told before.
 CROSSED = """
 const [change, done] = arguments;
-const address = performance.getEntriesByType("resource").map((entry) => entry.name).find((name) => /store\\.js/.test(name));
-import(address).then(async ({ Store }) => {
+const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
+import(loaded.find((name) => /store\\.js/.test(name))).then(async ({ Store }) => {
     let tell, answer;
     const late = new Promise((resolve) => (answer = resolve));
     const old = { "/runs": [{ id: "old" }], "/queue": { order: ["old"], paused: false, active: [] } };
