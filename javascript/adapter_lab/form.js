@@ -65,10 +65,10 @@ export class Form {
         for (const [path, value] of Object.entries(values)) {
             const setting = this.settings.get(path);
             if (!setting) continue;
-            if (same(value, setting.default)) delete this.changed[path];
-            else this.changed[path] = value;
             // What was only missing until now is not known to be wrong.
             if (!this.mistaken(path)) this.problems.delete(path);
+            if (same(value, setting.default)) delete this.changed[path];
+            else this.changed[path] = value;
             this.touched.add(path);
             this.newer.add(path);
         }
