@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,6 +56,17 @@ def test_what_a_host_set_for_its_own_python_does_not_reach_the_private_one(monke
     environment = pip.clean_environment()
     assert not set(pip.MISLEADING) & set(environment)
     assert environment["PIP_INDEX_URL"] == "kept"
+
+
+def test_bytecode_that_a_host_does_not_want_is_kept_in_the_private_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ADAPTER_LAB_RUNTIME", str(tmp_path / "private"))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    (tmp_path / "module.py").write_text("x = 1")
+    subprocess.run([sys.executable, "-c", "import module"], cwd=tmp_path, env=pip.clean_environment(), check=True)
+    assert list((tmp_path / "private").rglob("module.*.pyc")) and not list(tmp_path.glob("__pycache__"))
 
 
 class Recorder:

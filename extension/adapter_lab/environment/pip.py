@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from adapter_lab.environment.status import runtime_python
+from adapter_lab.environment.status import runtime_folder, runtime_python
 from adapter_lab.errors import AdapterLabError
 
 LOG = "install.log"
@@ -24,6 +24,10 @@ def clean_environment() -> dict[str, str]:
     """The process environment for the private Python, without what a host set for its own."""
     environment = {name: value for name, value in os.environ.items() if name not in MISLEADING}
     environment["PYTHONNOUSERSITE"] = "1"
+    # Where no bytecode is wanted beside the sources, as in many container images, it is kept in our own folder:
+    # compiling torch and diffusers at every start takes about 8 s.
+    if environment.pop("PYTHONDONTWRITEBYTECODE", ""):
+        environment.setdefault("PYTHONPYCACHEPREFIX", str(runtime_folder() / "bytecode"))
     return environment
 
 
