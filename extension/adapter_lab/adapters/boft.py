@@ -92,7 +92,11 @@ def rotation_delta(rows: Tensor, turns: Tensor, rescale: Tensor | None) -> Tenso
     for stage in range(1, stages):
         half = 2**stage * size // 2
         turned = torch.empty_like(delta)
-        turned.view(-1, half, 2, width).copy_(halves(rows, half)).add_(halves(delta, half))
+        pairs = turned.view(-1, half, 2, width)
+        if delta.requires_grad:
+            pairs.copy_(halves(rows, half)).add_(halves(delta, half))
+        else:  # a pass over the memory less, which knows no gradients
+            torch.add(halves(rows, half), halves(delta, half), out=pairs)
         turned = torch.bmm(turns[stage], turned.view(count, size, width))
         delta.view(-1, 2, half, width).add_(turned.view(-1, half, 2, width).transpose(1, 2))
     return delta if rescale is None else rescale * delta + (rescale - 1) * rows
