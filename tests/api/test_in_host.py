@@ -210,3 +210,25 @@ def test_a_picture_and_a_training_that_asks_for_the_gpu_do_not_wait_for_each_oth
         assert time.monotonic() - begun < 2
     asking.join(timeout=3)
     assert host.freed == 1
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_api_is_imported_before_the_port_opens_if_there_is_to_be_one(
+    wanted: bool, options: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "api"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "api.py").touch()
+    monkeypatch.setattr(sys.modules["modules"], "__path__", [str(tmp_path)], raising=False)
+    options.api = wanted
+    in_host.before_ui()
+    assert ("modules.api.api" in sys.modules) is wanted
+    for name in ("modules.api.api", "modules.api"):
+        sys.modules.pop(name, None)
+
+
+def test_an_api_that_cannot_be_imported_is_said(options: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    options.api = True
+    in_host.before_ui()
+    assert "importing the web UI's API" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from adapter_lab.hosts.protocol import Host
 from adapter_lab.hosts.settings import Settings
 from adapter_lab.hosts.start import running, take_turns
 from adapter_lab.hosts.turns import Turns
-from adapter_lab.hosts.webui import api_credentials, data_folder, listens_beyond, own_folders
+from adapter_lab.hosts.webui import api_credentials, data_folder, import_api, listens_beyond, own_folders
 from adapter_lab.worker import Worker
 
 TITLE, ELEMENT = "Adapter Lab", "adapter_lab_tab"
@@ -32,7 +32,19 @@ def register() -> None:
     settings = Settings(importlib.import_module("modules.shared").opts)
     callbacks = importlib.import_module("modules.script_callbacks")
     callbacks.on_ui_tabs(tab)
+    if hasattr(callbacks, "on_before_ui"):
+        callbacks.on_before_ui(before_ui)
     callbacks.on_app_started(lambda demo, app: on_app_started(host, settings, demo, app))
+
+
+def before_ui() -> None:
+    """Shorten the moment in which the web UI breaks if it is asked anything.
+
+    It opens its port, imports its API and then adds it, which fails once a request was answered: a page of ours that
+    looks for its web UI again, after a restart, would end the API.
+    """
+    with guarded("importing the web UI's API"):
+        import_api()
 
 
 def tab() -> list[tuple[Any, str, str]]:

@@ -81,6 +81,12 @@ def api_credentials() -> dict[str, str]:
     return {name.strip(): password.strip() for name, password in pairs}
 
 
+def import_api() -> None:
+    """Import the web UI's API now, if it is to have one (`--api`)."""
+    if getattr(importlib.import_module("modules.shared").cmd_opts, "api", False):
+        importlib.import_module("modules.api.api")
+
+
 def own_folders() -> list[Path]:
     """The web UI's own folders of what a person brings: its data folder and that of embeddings."""
     options = importlib.import_module("modules.shared").cmd_opts

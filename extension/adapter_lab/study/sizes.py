@@ -13,7 +13,8 @@ from adapter_lab.training.network_plan import plan_network
 
 LARGEST_DIM = 4096
 LARGEST_FACTOR = 64
-# Parameters need not grow with every dim (blocks must divide a layer), so some neighbours are tried as well.
+LARGEST_BLOCK = 128
+# Small layers stop growing with dim before large ones do, so some neighbours are tried as well.
 NEIGHBOURS = 3
 
 
@@ -31,7 +32,10 @@ def of_size(config: TrainConfig, targets: Mapping[str, Target], wanted: int) -> 
     network = config.network
     if network.algo == "lokr" and network.full_matrix:
         return _nearest((_with_factor(config, factor) for factor in range(1, LARGEST_FACTOR + 1)), targets, wanted)
-    if network.algo not in LOW_RANK + ORTHOGONAL:
+    if network.algo in ORTHOGONAL:  # larger blocks may be fewer parameters, so all are looked at
+        block = _nearest((_with_dim(config, block) for block in range(2, LARGEST_BLOCK + 1)), targets, wanted).network.dim
+        return _nearest(_with_conv_dims(config, block), targets, wanted)
+    if network.algo not in LOW_RANK:
         raise ConfigError(
             f"network.algo {network.algo} has no dim, so it cannot be made of {wanted:,} parameters; set "
             "budget.parameters to 0 or leave this variant out."
@@ -60,14 +64,11 @@ def _nearest(configs: Iterable[TrainConfig], targets: Mapping[str, Target], want
 def _dims_around(config: TrainConfig, targets: Mapping[str, Target], wanted: int) -> list[int]:
     """The dims near the one where the number of parameters passes `wanted`."""
 
-    def size(dim: int) -> float:
-        try:
-            return parameters_of(_with_dim(config, dim), targets)
-        except ConfigError:  # blocks that do not fit
-            return math.nan
+    def size(dim: int) -> int:
+        return parameters_of(_with_dim(config, dim), targets)
 
     low, high = 1, 2
-    while high < LARGEST_DIM and not size(high) >= wanted:
+    while high < LARGEST_DIM and size(high) < wanted:
         low, high = high, high * 2
     while high - low > 1:
         middle = (low + high) // 2
