@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from adapter_lab.cli import main
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.runs.events import read_lines
 from adapter_lab.study import study_file
@@ -57,6 +58,30 @@ def test_results_have_every_saving_point_with_its_numbers(finished):
     assert training.points[-1].rates == {"unet": 0.01}
     assert len(training.curve.steps) == 6 and training.images == 12
     assert lora.seconds_per_step.value > 0 and lora.predicted["trainable_parameters"] > 0
+
+
+def test_status_tells_every_variant_in_words_and_as_json(finished, capsys):
+    folder, _ = finished
+    assert main(["study", "status", str(folder)]) == 0
+    first, head, *rows = capsys.readouterr().out.splitlines()
+    assert first.startswith("Study ") and head.split() == "variant state point steps minutes s/it MiB loss".split()
+    assert [row.split()[:4] for row in rows[:3]] == [
+        ["LoRA", "done", "3/3", "6"],
+        ["broken", "failed", "0/3", "0"],
+        ["LoKr", "f2", "done", "3/3"],
+    ]
+    assert rows[3].startswith("broken: ") and "missing.safetensors" in rows[3]
+    assert main(["study", "status", str(folder), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    lora = load(folder).variant("LoRA")
+    assert told["variants"][0]["loss"] == lora.points[-1].loss.value
+    assert told["variants"][0]["file_bytes"] == lora.file_bytes
+    assert [training["state"] for entry in told["variants"] for training in entry["trainings"]] == [
+        "done",
+        "failed",
+        "done",
+    ]
+    assert told["recommendation"]["variant"] in ("LoRA", "LoKr f2")
 
 
 def test_no_variant_encodes_what_was_prepared(finished):
