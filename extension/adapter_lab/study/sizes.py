@@ -33,8 +33,8 @@ def of_size(config: TrainConfig, targets: Mapping[str, Target], wanted: int) -> 
     if network.algo == "lokr" and network.full_matrix:
         return _nearest((_with_factor(config, factor) for factor in range(1, LARGEST_FACTOR + 1)), targets, wanted)
     if network.algo in ORTHOGONAL:  # larger blocks may be fewer parameters, so all are looked at
-        block = _nearest((_with_dim(config, block) for block in range(2, LARGEST_BLOCK + 1)), targets, wanted).network.dim
-        return _nearest(_with_conv_dims(config, block), targets, wanted)
+        found = _nearest((_with_dim(config, block) for block in range(2, LARGEST_BLOCK + 1)), targets, wanted)
+        return _nearest(_with_conv_dims(config, found.network.dim), targets, wanted)
     if network.algo not in LOW_RANK:
         raise ConfigError(
             f"network.algo {network.algo} has no dim, so it cannot be made of {wanted:,} parameters; set "
