@@ -16,8 +16,7 @@ from PIL import Image
 
 from adapter_lab.adapters.checkpoint import open_checkpoint
 from adapter_lab.adapters.keys import targets
-from adapter_lab.comparing.cell import PREFIX, STEP, TYPE
-from adapter_lab.comparing.sending import Plot, csv_line, run_plot
+from adapter_lab.comparing.sending import Plot, csv_line, run_plot, study_plot
 from adapter_lab.hosts.settings import EVERY_FILE
 from tests.hosts.test_xyz import difference
 from tests.support.webui import PICTURE, WebUI
@@ -116,7 +115,7 @@ def test_a_run_sent_to_the_plot_fills_its_axes_and_makes_the_grid(web_ui: WebUI,
         web_ui.refresh_adapters()
 
 
-def test_four_types_by_four_steps_and_the_baseline_from_the_page(web_ui: WebUI, page: Any) -> None:
+def test_a_study_of_four_types_by_four_points_and_the_baseline_from_the_page(web_ui: WebUI, page: Any) -> None:
     folder: Path = web_ui.adapter_folder() / "adapter-lab-xyz-page-tests"
     modules = linear_targets(targets(open_checkpoint(web_ui.checkpoint()).shapes))
     size, prompt = PICTURE["width"], "a cat sits on a mat"
@@ -126,13 +125,14 @@ def test_four_types_by_four_steps_and_the_baseline_from_the_page(web_ui: WebUI, 
         for kind in TYPES:
             write_run(folder, f"al-page-{kind}", kind, modules)
         web_ui.refresh_adapters()
-        runs = ("none", *(f"al-page-{kind}" for kind in TYPES))
-        axes = ((PREFIX + STEP, tuple(map(str, STEPS))), (PREFIX + TYPE, runs))
+        plot = study_plot([f"al-page-{kind}" for kind in TYPES], len(STEPS), [prompt], [PICTURE["seed"]])
+        [_, shares], [_, runs] = plot.axes
+        assert shares == ("25%", "50%", "75%", "100%") and runs[0] == "none"
         with web_ui.options(adapter_lab_scope=EVERY_FILE):
             settings = (
                 f"Steps: {PICTURE['steps']}, Sampler: Euler, CFG scale: {PICTURE['cfg_scale']}, Size: {size}x{size}"
             )
-            send(web_ui, page, Plot(prompt, PICTURE["seed"], axes), settings)
+            send(web_ui, page, plot, settings)
             # Forge Neo's page has another schedule at first than its API.
             shown = page.execute_script(FIELD, "#txt2img_scheduler input")
             schedule = {"scheduler": shown} if shown else {}
