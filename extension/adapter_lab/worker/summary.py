@@ -148,7 +148,7 @@ def present_state(folder: RunFolder, state: RunState, queued: bool) -> tuple[str
         return "queued", "It waits in the queue."
     # A sitting that ended before it wrote anything, such as one whose checkpoint is gone.
     if mark is not None and mark["at"] > (state.last_at or 0):
-        return _failed_to_start(folder)
+        return _failed_to_start(folder, mark)
     if state.end is not None:
         return END_STATES[state.end["event"]](state.end)
     if state.started_at is None and not folder.process.exists():
@@ -192,8 +192,10 @@ def _killed(state: RunState) -> str:
     )
 
 
-def _failed_to_start(folder: RunFolder) -> tuple[str, str]:
+def _failed_to_start(folder: RunFolder, mark: dict[str, Any]) -> tuple[str, str]:
     """What the process said last before it ended without an event."""
+    if not mark.get("child") and not (folder.console.exists() and folder.console.stat().st_mtime > mark["at"]):
+        return "killed", "The web UI ended before it had started the training's process; Resume starts it."
     said = re.findall(r"^adapter-lab: (.+)$", read_end(folder.console), re.MULTILINE)
     if said:
         return "failed", str(said[-1])
