@@ -97,6 +97,7 @@ class Estimates {
         this.controller = new AbortController();
         const { signal } = this.controller;
         this.busy = true;
+        this.value = null; // what is shown is never that of other settings
         this.error = "";
         this.changed();
         try {
