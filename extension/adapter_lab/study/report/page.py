@@ -14,6 +14,7 @@ from adapter_lab.study.report.charts import concept_charts, loss_charts, pareto_
 from adapter_lab.study.report.grids import PictureGrid
 from adapter_lab.study.report.svg import Chart
 from adapter_lab.study.report.wording import (
+    CONTRASTED,
     READING,
     contrast_text,
     decision_text,
@@ -41,6 +42,7 @@ def html(results: Results, recommendation: Recommendation, grids: Sequence[Pictu
         sections=_sections(results, recommendation, [pareto] if pareto else []),
         grids=grids,
         reading=READING,
+        contrasted=CONTRASTED,
         facts=facts(results),
         shared=shared_settings(results.study),
         variant_settings=variant_settings,

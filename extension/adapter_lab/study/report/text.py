@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from adapter_lab.study.recommend import Recommendation
 from adapter_lab.study.report import table
 from adapter_lab.study.report.wording import (
+    CONTRASTED,
     READING,
     contrast_text,
     decision_text,
@@ -28,7 +29,7 @@ def markdown(results: Results, recommendation: Recommendation, grids: int) -> st
         "## What was measured",
         table.markdown(results, recommendation).strip(),
         READING,
-        _section("What single settings changed", _contrasts(recommendation)),
+        _section("What single settings changed", _contrasts(recommendation), CONTRASTED),
         _section("Dropped by the race", [decision_text(decision) for decision in results.decisions]),
         _section("Failed or left out", [f"{v.variant.name}: {v.why}" for v in results.variants
                                         if v.state in ("failed", "skipped")]),
@@ -46,8 +47,8 @@ def _list(entries: Sequence[str]) -> str:
     return "\n".join(f"- {entry}" for entry in entries)
 
 
-def _section(title: str, entries: Sequence[str]) -> str:
-    return f"## {title}\n\n{_list(entries)}" if entries else ""
+def _section(title: str, entries: Sequence[str], before: str = "") -> str:
+    return "\n\n".join(part for part in (f"## {title}", before, _list(entries)) if part) if entries else ""
 
 
 def _contrasts(recommendation: Recommendation) -> list[str]:

@@ -17,6 +17,10 @@ READING = (
     "seed (Student's t; the spread of differences is that over all variants, or the pair's own where that is larger). "
     "Each variant is compared at its best step, and picking the best of many steps flatters all of them."
 )
+CONTRASTED = (
+    "Pairs of variants that differ in one setting, averaged over the later half of the saving points that both have; "
+    "changes with their 95 % interval."
+)
 
 
 def facts(results: Results) -> list[tuple[str, str]]:
