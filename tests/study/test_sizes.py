@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from adapter_lab.adapters.keys import Target, targets
-from adapter_lab.config import TrainConfig
+from adapter_lab.config import RuleConfig, TrainConfig
 from adapter_lab.errors import ConfigError
 from adapter_lab.study.checks import settings_of
 from adapter_lab.study.definition import Study, Variant
@@ -65,6 +65,12 @@ def test_of_all_blocks_the_nearest_is_found_though_larger_ones_may_have_less_par
 
     sized = of_size(config_of({"network.algo": algorithm}), sd15, WANTED)
     assert distance(sized.network.dim) == min(distance(dim) for dim in range(2, 129))
+
+
+def test_a_rule_whose_blocks_do_not_fit_small_dims_does_not_end_the_search(sd15: Mapping[str, Target]) -> None:
+    config = config_of({"network.algo": "lora"})
+    config.network.rules = [RuleConfig(match="lora_unet_*attn1_to_q", algo="boft")]
+    assert parameters_of(of_size(config, sd15, WANTED), sd15) == pytest.approx(WANTED, rel=0.1)
 
 
 @pytest.mark.parametrize("algorithm", ["ia3", "full"])

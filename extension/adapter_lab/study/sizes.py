@@ -64,11 +64,14 @@ def _nearest(configs: Iterable[TrainConfig], targets: Mapping[str, Target], want
 def _dims_around(config: TrainConfig, targets: Mapping[str, Target], wanted: int) -> list[int]:
     """The dims near the one where the number of parameters passes `wanted`."""
 
-    def size(dim: int) -> int:
-        return parameters_of(_with_dim(config, dim), targets)
+    def size(dim: int) -> float:
+        try:
+            return parameters_of(_with_dim(config, dim), targets)
+        except ConfigError:  # blocks of a rule's algorithm that do not fit
+            return math.nan
 
     low, high = 1, 2
-    while high < LARGEST_DIM and size(high) < wanted:
+    while high < LARGEST_DIM and not size(high) >= wanted:
         low, high = high, high * 2
     while high - low > 1:
         middle = (low + high) // 2
