@@ -24,11 +24,11 @@ export function summary(app, form, dataset, started) {
         "aside",
         { class: "al-side al-card", "aria-label": S.summary.title },
         h("h3", {}, S.summary.title),
+        h("div", { class: "al-actions" }, start, queue), // above what comes and goes: it stays where it is
         cost,
         plan,
         remarks,
         problems,
-        h("div", { class: "al-actions" }, start, queue),
     );
 
     function draw() {

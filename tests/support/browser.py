@@ -178,9 +178,10 @@ class Page:
         self.wait(lambda: wanted in self.text(selector), f"{wanted!r} in {selector}", seconds)
 
     def click(self, selector: str) -> None:
-        """Click as a person does, after scrolling there."""
+        """Click as a person does: after scrolling there, once it no longer moves."""
         element = self.one(selector)
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        self.wait(lambda: self.driver.execute_async_script(STILL, element), f"{selector} to stay where it is")
         element.click()
 
     def type(self, setting: str, text: str) -> None:
@@ -199,6 +200,13 @@ class Page:
         return int(shown) if shown else 0
 
 
+# Whether an element is in the same place two frames later.
+STILL = """
+const [element, done] = arguments;
+const place = () => JSON.stringify(element.getBoundingClientRect());
+const before = place();
+requestAnimationFrame(() => requestAnimationFrame(() => done(place() === before)));
+"""
 TEXT = "return (document.querySelector(arguments[0]) || {}).textContent || ''"
 
 
