@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from adapter_lab.study import report
+from adapter_lab.study.definition import Budget
 from adapter_lab.study.report.svg import Axis, Chart, Series, nice_ticks, spread_labels
 from adapter_lab.study.results import Mean, Results
 from adapter_lab.study.scores import ScorePrompt
@@ -154,6 +155,22 @@ def test_charts_are_svg_with_a_line_or_points_per_measured_variant(results: Resu
     names = [entry.text for entry in pareto.iter("text") if "name" in (entry.get("class") or "")]
     assert sorted(filter(None, names)) == sorted(["LoRA", "LoRA+TE", "<LoHa> & co"])
     assert len([entry for entry in pareto.iter("path") if "bar" in (entry.get("class") or "")]) == 2 * (3 + 2 + 3)
+
+
+@pytest.mark.parametrize(
+    ("unit", "amount", "words"),
+    [
+        ("minutes", 5 / 12, "25 seconds"),
+        ("minutes", 1.0, "1 minute"),
+        ("minutes", 7.5, "7.5 minutes"),
+        ("minutes", 1440.0, "1,440 minutes"),
+        ("steps", 1.0, "1 step"),
+        ("steps", 4000.0, "4,000 steps"),
+        ("images", 96_000.0, "96,000 images"),
+    ],
+)
+def test_amounts_are_said_as_a_person_would(unit: str, amount: float, words: str) -> None:
+    assert Budget(unit, amount).in_words(amount) == words
 
 
 def test_a_study_without_anything_still_has_a_report(tmp_path: Path) -> None:

@@ -61,6 +61,13 @@ class Budget:
         """Minutes, steps or pictures after the saving point `point`, counted from 1."""
         return self.amount * point / self.points
 
+    def in_words(self, amount: float) -> str:
+        """An amount of the budget's unit: "25 seconds", "7.5 minutes", "4,000 steps"."""
+        if self.unit == "minutes" and amount < 1:
+            return f"{60 * amount:.3g} seconds"
+        digits = 1 if self.unit == "minutes" else 0
+        return f"{round(amount, digits):,g} {self.unit.rstrip('s') if amount == 1 else self.unit}"
+
 
 @dataclass
 class Race:

@@ -103,10 +103,8 @@ def joined(words: Sequence[str]) -> str:
 
 
 def _amount(results: Results, point: PointSummary) -> str:
-    unit, step = results.study.budget.unit, f"step {point.steps:,.0f}"
-    if unit == "steps":
-        return step
-    return f"{step}, after " + (f"{point.amount:,.3g} minutes" if unit == "minutes" else f"{point.amount:,.0f} images")
+    budget, step = results.study.budget, f"step {point.steps:,.0f}"
+    return step if budget.unit == "steps" else f"{step}, after {budget.in_words(point.amount)}"
 
 
 def _reasons(results: Results, found: Assessment, chosen: Ranked) -> list[str]:

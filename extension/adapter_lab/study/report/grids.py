@@ -119,7 +119,7 @@ def _grid(
         shown = _shown_training(variant)
         cells = [_cell(variant, shown, point, prompt, found) for point in points]
         rows.append(PictureRow(variant.variant.name, [base, *cells]))
-    heads = [f"{budget.share(point):,.4g} {budget.unit}" for point in points]
+    heads = [budget.in_words(budget.share(point)) for point in points]
     return PictureGrid(prompt, ["base", *heads], rows)
 
 

@@ -31,7 +31,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
     found = [
         ("Base model", study.shared.base.checkpoint or "–"),
         ("Training pictures", study.shared.dataset.folder or "–"),
-        ("Budget", f"{budget.amount:,g} {budget.unit} per training, {budget.points} saving points"),
+        ("Budget", f"{budget.in_words(budget.amount)} per training, {budget.points} saving points"),
         ("Trainings", f"{len(results.variants)} variants × {len(seeds)} {'seeds' if len(seeds) > 1 else 'seed'} "
                       f"({', '.join(map(str, seeds))})"),
         ("State", f"{results.state}; {ended} of {len(results.variants)} variants have ended"),
