@@ -35,10 +35,10 @@ export function studyView(app) {
         "aside",
         { class: "al-side al-card", "aria-label": S.summary.title },
         h("h3", {}, S.summary.title),
+        h("div", { class: "al-actions" }, plan.start), // above what comes and goes, as in Train
         plan.facts,
         plan.remarks,
         plan.problem,
-        h("div", { class: "al-actions" }, plan.start),
     );
     return {
         element: h("div", { class: "al-view" }, studies.element, h("h3", {}, S.study.make), h("div", { class: "al-columns" }, main, side)),
