@@ -162,7 +162,7 @@ def test_charts_are_svg_with_a_line_or_points_per_measured_variant(results: Resu
     [
         ("minutes", 5 / 12, "25 seconds"),
         ("minutes", 1.0, "1 minute"),
-        ("minutes", 7.5, "7.5 minutes"),
+        ("minutes", 1.25, "1.25 minutes"),
         ("minutes", 1440.0, "1,440 minutes"),
         ("steps", 1.0, "1 step"),
         ("steps", 4000.0, "4,000 steps"),

@@ -62,10 +62,10 @@ class Budget:
         return self.amount * point / self.points
 
     def in_words(self, amount: float) -> str:
-        """An amount of the budget's unit: "25 seconds", "7.5 minutes", "4,000 steps"."""
+        """An amount of the budget's unit: "25 seconds", "1.25 minutes", "4,000 steps"."""
         if self.unit == "minutes" and amount < 1:
             return f"{60 * amount:.3g} seconds"
-        digits = 1 if self.unit == "minutes" else 0
+        digits = 2 if self.unit == "minutes" else 0
         return f"{round(amount, digits):,g} {self.unit.rstrip('s') if amount == 1 else self.unit}"
 
 
