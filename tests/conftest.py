@@ -11,20 +11,6 @@ import torch
 from tests.support import browser
 
 HOST_VARIABLES = ("WEBUI_DIR", "WEBUI_URL")
-# Files of minutes: where processes take file after file, these begin first, so that none is waited for at the end.
-LONGEST = (
-    "tests/browser/test_tab.py",
-    "tests/training/test_resume.py",
-    "tests/browser/test_study.py",
-    "tests/study/test_killed.py",
-    "tests/training/test_estimate.py",
-    "tests/test_install.py",
-    "tests/browser/test_whole_tab.py",
-    "tests/worker/test_worker.py",
-    "tests/training/test_loop.py",
-    "tests/study/test_runner.py",
-    "tests/api/test_studies.py",
-)
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +27,6 @@ def _runs_hosts(config: pytest.Config) -> bool:
 
 def _runs_browser() -> bool:
     return browser.chromium() is not None and bool(browser.environments())
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    place = {name: index for index, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.nodeid.split("::")[0], len(place)))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

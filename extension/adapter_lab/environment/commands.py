@@ -13,9 +13,9 @@ from adapter_lab.environment.pip import clean_environment
 from adapter_lab.environment.status import ROOT, install_command, runtime_folder, runtime_python
 from adapter_lab.errors import AdapterLabError
 
-# One process more than cores, since many tests wait for trainings and pages of theirs. Each file's tests stay together,
-# as they share what they set up; tests/conftest.py has the longest begin first.
-ALL_TESTS = ["-n", str(min(4, (os.cpu_count() or 1) + 1)), "--dist", "loadfile", "--no-loadscope-reorder"]
+# One process more than cores, since many tests wait for trainings and pages of theirs; those take very long, so that
+# idle processes take tests from busy ones.
+ALL_TESTS = ["-n", str(min(4, (os.cpu_count() or 1) + 1)), "--dist", "worksteal"]
 USAGE = """usage: install.py [demo [options] | test [options]]
 
   (nothing)  make or update the private environment in .runtime
