@@ -90,8 +90,10 @@ def test_a_study_is_read_as_far_as_it_is(make_worker: Callable[..., Worker], stu
     assert (lokr["state"], lokr["point"], lokr["loss"]) == ("killed", 1, 0.5)
     trained_more = worker.root / "heroes" / "runs" / "LoKr-f4-s1" / "events.jsonl"
     with EventLog(trained_more) as log:
-        log.write("step", step=4, loss=0.1, seconds_per_step=2.0, progress=4 / 6)
-    assert worker.study("heroes").rows[1]["point"] == 2
+        log.write("step", step=4, loss=0.1, seconds_per_step=8.0, progress=4 / 6)
+    lokr = worker.study("heroes").rows[1]
+    assert (lokr["point"], lokr["minutes"]) == (2, pytest.approx(14 / 60))
+    assert lokr["seconds_per_step"] == pytest.approx(14 / 4)  # of all its steps, as `minutes` is
 
 
 def test_a_failed_training_is_not_the_end_of_its_study(make_worker: Callable[..., Worker], study: Study) -> None:

@@ -112,8 +112,16 @@ class _Training:
 
     @property
     def seconds(self) -> float:
-        column = self.state.series.columns["seconds_per_step"]
-        return math.fsum(value for value in column if not math.isnan(value))
+        return math.fsum(self._steps())
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """The mean of the whole training, as in the report; what is left is foretold by the last steps instead."""
+        steps = self._steps()
+        return fmean(steps) if steps else None
+
+    def _steps(self) -> list[float]:
+        return [value for value in self.state.series.columns["seconds_per_step"] if not math.isnan(value)]
 
     @property
     def point(self) -> int:
@@ -228,7 +236,7 @@ class StudyReader:
 def _row(variant: Variant, trainings: Sequence[_Training], predicted: dict[str, Any]) -> dict[str, Any]:
     """A variant over its seeds: step, minutes and point of the furthest, the mean loss, the size of the last file."""
     losses = [training.state.loss for training in trainings if training.state.loss is not None]
-    speeds = [speed for training in trainings if (speed := training.state.seconds_per_step()) is not None]
+    speeds = [speed for training in trainings if (speed := training.seconds_per_step) is not None]
     files = [file for training in trainings for file in kept_adapters(training.state)]
     checked = [training.state.validation[-1]["loss"] for training in trainings if training.state.validation]
     return {
