@@ -167,6 +167,7 @@ def test_charts_are_svg_with_a_line_or_points_per_measured_variant(results: Resu
         ("steps", 1.0, "1 step"),
         ("steps", 4000.0, "4,000 steps"),
         ("images", 96_000.0, "96,000 images"),
+        ("images", 1_234_567.0, "1,234,567 images"),
     ],
 )
 def test_amounts_are_said_as_a_person_would(unit: str, amount: float, words: str) -> None:

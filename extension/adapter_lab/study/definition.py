@@ -65,8 +65,8 @@ class Budget:
         """An amount of the budget's unit: "25 seconds", "1.25 minutes", "4,000 steps"."""
         if self.unit == "minutes" and amount < 1:
             return f"{60 * amount:.3g} seconds"
-        digits = 2 if self.unit == "minutes" else 0
-        return f"{round(amount, digits):,g} {self.unit.rstrip('s') if amount == 1 else self.unit}"
+        number = f"{amount:,.2f}".rstrip("0").rstrip(".") if self.unit == "minutes" else f"{amount:,.0f}"
+        return f"{number} {self.unit.rstrip('s') if amount == 1 else self.unit}"
 
 
 @dataclass
