@@ -121,7 +121,8 @@ class _Training:
         return fmean(steps) if steps else None
 
     def _steps(self) -> list[float]:
-        return [value for value in self.state.series.columns["seconds_per_step"] if not math.isnan(value)]
+        series = self.state.series
+        return series.recent("seconds_per_step", len(series.steps))
 
     @property
     def point(self) -> int:
