@@ -17,6 +17,9 @@ LOW_RANK = ("lora", "loha", "lokr", "glora")
 ORTHOGONAL = ("diag-oft", "boft")
 OPTIMIZERS = ("prodigy", "adamw", "adamw8bit", "adafactor", "lion", "prodigy-plus-schedule-free")
 PRODIGIES = ("prodigy", "prodigy-plus-schedule-free")
+# Schedules that come to their end with the budget, and all.
+ENDING_SCHEDULES = ("cosine", "linear", "cosine-restarts", "polynomial", "rex")
+SCHEDULES = ("constant", *ENDING_SCHEDULES, "inverse-sqrt")
 FAMILIES = ("sd15", "sd2", "sdxl")
 
 
@@ -321,11 +324,30 @@ class OptimizerConfig:
         1.01, "Prodigy: largest growth of the estimate per step; 0: unlimited.", minimum=0, optimizers=("prodigy",)
     )
     schedule: str = option(
-        "constant", "Learning-rate schedule.", choices=("constant", "cosine", "linear", "cosine-restarts")
+        "constant", "Learning-rate schedule; all but constant begin after the warm-up.", choices=SCHEDULES
     )
     warmup_steps: int = option(0, "Steps of linear warm-up.", minimum=0)
+    warmup_ratio: float = option(
+        0.0, "Linear warm-up as a share of the budget, in steps, epochs or minutes.", minimum=0, maximum=1
+    )
     restarts: int = option(
         1, "Cycles of the cosine-restarts schedule.", minimum=1, needs="optimizer.schedule=cosine-restarts"
+    )
+    power: float = option(
+        1.0, "Power of the polynomial schedule; 1: linear.", minimum=0, needs="optimizer.schedule=polynomial"
+    )
+    min_lr_ratio: float = option(
+        0.0,
+        "Share of the learning rate that a schedule ends at.",
+        minimum=0,
+        maximum=1,
+        needs="optimizer.schedule=" + "|".join(ENDING_SCHEDULES),
+    )
+    timescale: int = option(
+        0,
+        "Steps in which inverse-sqrt falls to 1 / sqrt(2) of the rate; 0: as many as the warm-up, else 10,000.",
+        minimum=0,
+        needs="optimizer.schedule=inverse-sqrt",
     )
     gradient_accumulation: int = option(1, "Batches per optimiser step.", minimum=1)
     clip_grad_norm: float = option(1.0, "Largest gradient norm; 0: no clipping.", minimum=0)

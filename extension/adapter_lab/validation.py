@@ -309,6 +309,11 @@ def _schedule(config: TrainConfig) -> Iterator[Problem]:
             f"optimizer.schedule is {o.schedule}, but prodigy-plus-schedule-free averages instead of decaying its "
             "rate: choose constant.",
         )
+    if o.warmup_steps and o.warmup_ratio:
+        yield Problem(
+            "optimizer.warmup_ratio",
+            "optimizer.warmup_steps and optimizer.warmup_ratio are two lengths of one warm-up: set one of them to 0.",
+        )
 
 
 def _averages(config: TrainConfig) -> Iterator[Problem]:
@@ -395,6 +400,8 @@ def advice(config: TrainConfig) -> list[str]:
             f"optimizer.warmup_steps {o.warmup_steps} is not below run.steps {config.run.steps}: the full learning "
             "rate is never reached."
         )
+    if o.warmup_ratio == 1:
+        found.append("optimizer.warmup_ratio is 1, the whole budget: the full learning rate is never reached.")
     if config.network.algo in ("lora", "loha", "glora") and config.network.alpha > 2 * config.network.dim:
         found.append(
             f"network.alpha {config.network.alpha:g} is more than twice network.dim {config.network.dim}: updates are "

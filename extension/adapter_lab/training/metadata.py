@@ -94,7 +94,7 @@ def training_entries(config: TrainConfig) -> dict[str, str]:
         "ss_unet_lr": unet_rate,
         "ss_text_encoder_lr": text_rate,
         "ss_lr_scheduler": o.schedule,
-        "ss_lr_warmup_steps": str(o.warmup_steps),
+        "ss_lr_warmup_steps": str(o.warmup_ratio or o.warmup_steps),  # a share below 1, as sd-scripts writes it
         "ss_gradient_accumulation_steps": str(o.gradient_accumulation),
         "ss_gradient_checkpointing": str(c.precision.gradient_checkpointing),
         "ss_max_grad_norm": str(o.clip_grad_norm),

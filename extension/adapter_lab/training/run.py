@@ -251,7 +251,7 @@ class Run:
         begin = time.monotonic()
         config = self.config.optimizer
         progress = self.budget.progress(step, self.stopwatch.seconds)
-        self.optimizer.set_rate_factor(schedule_factor(config, step, progress))
+        self.optimizer.set_rate_factor(schedule_factor(config, step, progress, self.budget.total_steps))
         rates = self.optimizer.rates()
         losses, samples = self.gradients(next(batches), step)
         if config.clip_grad_norm > 0:
