@@ -262,6 +262,26 @@ def test_strangers_may_name_paths_of_the_allowed_folders_only(
     assert client.get("/runs").json() == []
 
 
+def test_strangers_may_train_and_study_with_what_lies_in_the_allowed_folders(
+    client: TestClient, context: Context, good: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)  # which is none of them
+    context.public = lambda: True
+    context.folders = lambda: [tmp_path / "pictures", tmp_path / "base.safetensors"]
+    client.put("/queue", json={"paused": True})
+    started = _start(client, good)
+    assert started.status_code == 200, started.text
+    assert (context.worker.root / started.json()["id"] / "config.toml").is_file()
+    resumed = client.post(f"/runs/{started.json()['id']}/resume", json={"settings": {"run.steps": 4}})
+    assert resumed.status_code == 200, resumed.text
+    shared = {name: good[name] for name in ("base.checkpoint", "dataset.folder")}
+    study = {"name": "two", "settings": {**shared, "optimizer.name": "adamw"}, "budget": {"unit": "steps", "amount": 8}}
+    answer = client.post("/studies", json={**study, "variants": [{"name": "a", "settings": {"network.dim": 8}}]})
+    assert answer.status_code == 200, answer.text
+
+
 def test_strangers_reach_no_home_folder_by_a_tilde(
     client: TestClient, context: Context, good: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

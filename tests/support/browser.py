@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,10 @@ def in_words() -> str:
 
 
 class Server:
-    """`adapter-lab ui` in a folder of its own."""
+    """`adapter-lab ui` in a folder of its own, with further `options`."""
 
-    def __init__(self, python: str, folder: Path) -> None:
-        self.python, self.folder = python, folder
+    def __init__(self, python: str, folder: Path, options: Sequence[str] = ()) -> None:
+        self.python, self.folder, self.options = python, folder, options
         self.runs = folder / "runs"
         self.console = folder / "console.txt"
         self.port = _free_port()
@@ -77,7 +77,7 @@ class Server:
         command = [self.python, "-m", "adapter_lab", "ui", "--port", str(self.port), "--runs-folder", str(self.runs)]
         with self.console.open("ab") as console:
             self.process = subprocess.Popen(
-                [*command, "--checkpoints", str(TOY)],
+                [*command, "--checkpoints", str(TOY), *self.options],
                 cwd=self.folder,
                 stdout=console,
                 stderr=console,

@@ -21,8 +21,8 @@ PATHS = {
     "dataset.cache_folder": False,
     "network.start_from": True,
     "run.output_folder": False,
-    "run.runs_folder": False,
 }
+# run.runs_folder is none of them: whatever a request says, its runs lie in the worker's folder.
 
 
 def allowed_folders(context: Context) -> list[Path]:
@@ -48,9 +48,15 @@ def check(context: Context, public: bool, *paths: str | os.PathLike[str]) -> Non
         real = _real(path)
         if not any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in roots):
             raise Refused(
-                f"{path} lies outside of the folders that may be used while the web UI listens beyond this machine. "
-                "Move it into the web UI's folder, or add its folder to Settings > Adapter Lab > Further folders."
+                f"{path} lies outside of the folders that may be used while others than this machine can reach this "
+                f"page. {_remedy(context)}"
             )
+
+
+def _remedy(context: Context) -> str:
+    if context.host is None:
+        return "Name its folder with --folder where `adapter-lab ui` is started, or move it into the runs folder."
+    return "Move it into the web UI's folder, or add its folder to Settings > Adapter Lab > Further folders."
 
 
 def _real(path: str | os.PathLike[str]) -> str:

@@ -35,6 +35,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="folder of base models to choose from, with what is below it; may be given several times",
     )
+    parser.add_argument(
+        "--folder",
+        metavar="FOLDER",
+        action="append",
+        default=[],
+        help="with --listen: folder whose pictures and files the page may use beside the runs folder, that of adapters "
+        "and those of base models; may be given several times",
+    )
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -74,12 +82,14 @@ def make_app(chosen: argparse.Namespace) -> Any:
 
     worker = Worker(Path(chosen.runs_folder).expanduser())
     worker.root.mkdir(parents=True, exist_ok=True)
+    folders = [_folder("--folder", name) for name in chosen.folder]
     app = FastAPI(title="Adapter Lab", docs_url=None, redoc_url=None)
     context = Context(
         worker=worker,
         data_folder=worker.root,
         public=lambda: chosen.listen,
-        checkpoint_folders=[_folder(name) for name in chosen.checkpoints],
+        folders=lambda: folders,
+        checkpoint_folders=[_folder("--checkpoints", name) for name in chosen.checkpoints],
         own_adapter_folders=[_made(chosen.lora_folder)] if chosen.lora_folder else [],
     )
     attach(app, context)
@@ -88,10 +98,10 @@ def make_app(chosen: argparse.Namespace) -> Any:
     return app
 
 
-def _folder(name: str) -> Path:
+def _folder(option: str, name: str) -> Path:
     path = Path(name).expanduser().absolute()
     if not path.is_dir():
-        raise AdapterLabError(f"{name} is not a folder; give --checkpoints a folder of base models.")
+        raise AdapterLabError(f"{name} is not a folder; give {option} one that is there.")
     return path
 
 
