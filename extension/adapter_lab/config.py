@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 ALGORITHMS = ("lora", "loha", "lokr", "glora", "diag-oft", "boft", "ia3", "full")
 LOW_RANK = ("lora", "loha", "lokr", "glora")
@@ -320,8 +321,11 @@ class OptimizerConfig:
         10, "Prodigy: use every n-th element for the estimate, to save memory.", minimum=1, optimizers=("prodigy",)
     )
     safeguard_warmup: bool = option(True, "Prodigy: keep warm-up from inflating the estimate.", optimizers=("prodigy",))
-    growth_rate: float = option(
-        1.01, "Prodigy: largest growth of the estimate per step; 0: unlimited.", minimum=0, optimizers=("prodigy",)
+    growth_rate: float | Literal["auto"] = option(
+        "auto",
+        "Prodigy: largest growth of the estimate d per step; auto: fast enough for the budget; 0: unlimited.",
+        minimum=0,
+        optimizers=("prodigy",),
     )
     schedule: str = option(
         "constant", "Learning-rate schedule; all but constant begin after the warm-up.", choices=SCHEDULES
@@ -492,8 +496,20 @@ def default_of(entry: Field[Any]) -> Any:
 
 
 def type_of(owner: type, name: str) -> Any:
-    """The type of a setting: str, int, float, bool, or a list of str, float or a dataclass."""
+    """The type of a setting: str, int, float, bool, a list of str, float or a dataclass, or a number or a word."""
     return _types(owner)[name]
+
+
+def words_of(kind: Any) -> tuple[str, ...]:
+    """The words that a setting of this type takes beside numbers: ("auto",) for `float | Literal["auto"]`."""
+    if get_origin(kind) not in (Union, UnionType):
+        return ()
+    return tuple(word for part in get_args(kind) if get_origin(part) is Literal for word in get_args(part))
+
+
+def number_of(kind: Any) -> Any:
+    """The type of a setting without its words: float for `float | Literal["auto"]`; any other type as it is."""
+    return get_args(kind)[0] if words_of(kind) else kind
 
 
 @cache

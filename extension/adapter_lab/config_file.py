@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from adapter_lab.config import TrainConfig, default_of, sections, settings, type_of
+from adapter_lab.config import TrainConfig, default_of, number_of, sections, settings, type_of, words_of
 from adapter_lab.errors import ConfigError
 
 HEADER = "Adapter Lab training configuration"
@@ -118,6 +118,9 @@ def parse_value(text: str, kind: Any) -> Any:
     if kind is str:
         return text
     text = text.strip()
+    words, kind = words_of(kind), number_of(kind)
+    if text.lower() in words:
+        return text.lower()
     if kind is bool:
         if text.lower() in BOOLEANS:
             return BOOLEANS[text.lower()]
@@ -126,7 +129,7 @@ def parse_value(text: str, kind: Any) -> Any:
         try:
             return kind(text)
         except ValueError:
-            raise ValueError("a whole number" if kind is int else "a number") from None
+            raise ValueError(" or ".join(("a whole number" if kind is int else "a number", *words))) from None
     (item,) = get_args(kind)
     if text.startswith(("[", "{")):
         return _inline(text)
@@ -169,6 +172,9 @@ def table_values(table: Mapping[str, Any], owner: type, where: str, problems: li
 
 
 def _converted(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
+    words, kind = words_of(kind), number_of(kind)
+    if value in words and isinstance(value, str):
+        return value
     if kind is float and type(value) is int:
         return float(value)
     if get_origin(kind) is list:
@@ -185,7 +191,8 @@ def _converted(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
             return kind()  # type: ignore[operator]
         return kind(**table_values(value, kind, where, problems))  # type: ignore[operator,arg-type]
     if type(value) is not kind:
-        problems.append(f"{where} must be {KIND_NAMES[kind]}, but is {value!r}.")
+        wanted = " or ".join((KIND_NAMES[kind], *(_quoted(word) for word in words)))
+        problems.append(f"{where} must be {wanted}, but is {value!r}.")
         return kind()
     return value
 
@@ -324,6 +331,7 @@ def range_of(entry: dataclasses.Field[Any]) -> str:
 
 def literal(value: Any, kind: Any) -> str:
     """A value of a setting as TOML."""
+    kind = str if value in words_of(kind) else number_of(kind)
     if get_origin(kind) is list:
         (item,) = get_args(kind)
         return "[" + ", ".join(literal(entry, item) for entry in value) + "]"

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 from adapter_lab.api import reference
-from adapter_lab.config import RuleConfig, SourceConfig, default_of, flag_of, sections, type_of
+from adapter_lab.config import (
+    RuleConfig,
+    SourceConfig,
+    default_of,
+    flag_of,
+    number_of,
+    sections,
+    type_of,
+    words_of,
+)
 from adapter_lab.config_file import literal, range_of
 from adapter_lab.errors import ConfigError
 from adapter_lab.kinds import KINDS
@@ -91,8 +100,10 @@ def _cells(owner: Any, section: str | None) -> Iterator[list[str]]:
 
 def _type_name(kind: Any) -> str:
     names = {str: "text", int: "whole number", float: "number", bool: "on or off"}
+    words = [f"`{word}`" for word in words_of(kind)]
+    kind = number_of(kind)
     if not get_args(kind):
-        return names[kind]
+        return " or ".join((names[kind], *words))
     (item,) = get_args(kind)
     return "tables" if dataclasses.is_dataclass(item) else f"list of {names[item]}s"
 
@@ -142,6 +153,8 @@ def _object_schema(owner: Any) -> dict[str, Any]:
 
 
 def _value_schema(kind: Any, meta: Any) -> dict[str, Any]:
+    if words := words_of(kind):
+        return {"anyOf": [_value_schema(number_of(kind), meta), {"enum": list(words)}]}
     if get_args(kind):
         (item,) = get_args(kind)
         return {"type": "array", "items": _object_schema(item) if dataclasses.is_dataclass(item) else TYPES[item]}

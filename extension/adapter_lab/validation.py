@@ -16,9 +16,11 @@ from adapter_lab.config import (
     NetworkConfig,
     TrainConfig,
     default_of,
+    number_of,
     sections,
     settings,
     type_of,
+    words_of,
 )
 from adapter_lab.errors import ConfigError
 
@@ -106,8 +108,11 @@ def _problems_of(name: str, value: Any, kind: Any, entry: Field[Any]) -> Iterato
             else:
                 yield from _problems_of(item_name, item, item_kind, entry)
         return
+    words, kind = words_of(kind), number_of(kind)
+    if isinstance(value, str) and value in words:
+        return
     if not _is_a(value, kind):
-        yield f"{name} must be {TYPE_NAMES[kind]}, but is {value!r}."
+        yield f"{name} must be {' or '.join((TYPE_NAMES[kind], *words))}, but is {value!r}."
         return
     yield from _range_problems(name, value, entry)
 

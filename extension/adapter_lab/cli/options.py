@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from adapter_lab import presets
-from adapter_lab.config import FAMILIES, TrainConfig, default_of, flag_of, sections, settings, type_of
+from adapter_lab.config import FAMILIES, TrainConfig, default_of, flag_of, number_of, sections, settings, type_of
 from adapter_lab.config_file import from_tables, literal, load, parse_changes, parse_value, read_toml, remark
 from adapter_lab.errors import ConfigError
 
@@ -45,7 +45,7 @@ def _add_flag(group: Any, section: str, name: str, kind: Any, entry: dataclasses
         options["action"] = argparse.BooleanOptionalAction
     else:
         options["metavar"] = METAVARS.get(
-            kind, "TABLES" if dataclasses.is_dataclass((get_args(kind) or [None])[0]) else "X"
+            number_of(kind), "TABLES" if dataclasses.is_dataclass((get_args(kind) or [None])[0]) else "X"
         )
         if get_args(kind) in ((str,), (float,)):
             options["nargs"] = "*"

@@ -16,6 +16,7 @@ from torch.nn import Parameter
 
 from adapter_lab.config import OptimizerConfig
 from adapter_lab.errors import ConfigError
+from adapter_lab.prospects import growth_limit
 
 USUAL_RATE = {
     "prodigy": 1.0,
@@ -84,7 +85,7 @@ def _prodigy(groups: Groups, c: OptimizerConfig) -> list[torch.optim.Optimizer]:
             safeguard_warmup=c.safeguard_warmup,
             d0=c.d0,
             d_coef=c.d_coef,
-            growth_rate=c.growth_rate or math.inf,
+            growth_rate=growth_limit(c, 0),
             slice_p=c.slice_p,
         )
 
@@ -186,6 +187,11 @@ class OptimizerSet(torch.optim.Optimizer):
         """One step of every member; `closure` is not supported."""
         for member in self.members:
             member.step()
+
+    @property
+    def growth_limit(self) -> float | None:
+        """Largest factor by which Prodigy's d may grow per step, inf for any; None for other optimisers."""
+        return next((float(group["growth_rate"]) for group in self.param_groups if "growth_rate" in group), None)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop all gradients."""

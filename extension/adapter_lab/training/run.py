@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor
 from adapter_lab import config_file
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError
+from adapter_lab.prospects import with_growth_limit
 from adapter_lab.runs.events import read_events
-from adapter_lab.runs.folder import AdapterFiles, RunFolder, remove_leftovers
+from adapter_lab.runs.folder import LOG, AdapterFiles, RunFolder, remove_leftovers
 from adapter_lab.runs.requests import Requested
 from adapter_lab.training import metadata
 from adapter_lab.training.averages import MovingAverage
@@ -131,7 +133,11 @@ class Run:
         loading_peak = self.memory.begin_phase()
         self.records.begin(step, self.budget.total_steps)
         self.records.event(
-            "training", step=step, total_steps=self.budget.total_steps, steps_per_epoch=self.steps_per_epoch
+            "training",
+            step=step,
+            total_steps=self.budget.total_steps,
+            steps_per_epoch=self.steps_per_epoch,
+            **self._limit(),
         )
         self.prepared.train(True)
         if step == 0 and self.config.preview.baseline and self.team.leads:
@@ -140,6 +146,14 @@ class Run:
             self._show_what_is_missing(step)
         step, reason = self.steps(step)
         return self._finish(step, reason, loading_peak)
+
+    def _limit(self) -> dict[str, float]:
+        """What Prodigy's d grows by at most per step, as the optimiser has it: a resumed run keeps its first limit."""
+        limit = self.optimizer.growth_limit
+        if limit is None:
+            return {}
+        LOG.info("Prodigy's estimate d grows by %s per step.", "any factor" if limit == inf else f"{limit:.4g} at most")
+        return {"growth_rate": 0.0 if limit == inf else limit}
 
     def _keep_earlier_end(self, state: TrainingState) -> None:
         """Where a finished run goes on, give its last file a step number, so that the new end does not replace it."""
@@ -168,6 +182,7 @@ class Run:
         self.steps_per_epoch = -(-dataset.batches_per_epoch(config.run.batch_size) // o.gradient_accumulation)
         self.budget = Budget.of(config.run, self.steps_per_epoch)
         self.points = SavingPoints(config.save, self.steps_per_epoch)
+        o = with_growth_limit(o, self.budget.known_steps)
         optimizer = build_optimizer(rate_groups(prepared.network.parameters_by_part(), o), o)
         self.optimizer = optimizer
         self.stepper = self.machine.accelerator.prepare_optimizer(optimizer, device_placement=False)
