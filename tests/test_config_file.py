@@ -10,7 +10,17 @@ from typing import Any, get_args
 import pytest
 
 from adapter_lab import config_file
-from adapter_lab.config import RuleConfig, SourceConfig, TrainConfig, default_of, sections, settings, type_of
+from adapter_lab.config import (
+    RuleConfig,
+    SourceConfig,
+    TrainConfig,
+    default_of,
+    number_of,
+    sections,
+    settings,
+    type_of,
+    words_of,
+)
 from adapter_lab.errors import ConfigError
 
 NASTY = [
@@ -33,6 +43,8 @@ def random_value(kind: Any, choices: tuple[str, ...] | None, draw: random.Random
             field.name: random_value(type_of(kind, field.name), field.metadata["choices"], draw)
             for field in dataclasses.fields(kind)
         })  # fmt: skip
+    if words_of(kind):
+        return draw.choice([*words_of(kind), random_value(number_of(kind), None, draw)])
     if get_args(kind):
         return [random_value(get_args(kind)[0], choices, draw) for _ in range(draw.randrange(4))]
     if kind is bool:

@@ -23,7 +23,7 @@ def test_the_study_is_the_studys_recipe() -> None:
     assert (config.dataset.resolution, config.run.batch_size, config.base.family) == (1024, 2, "sdxl")
     assert (optimizer.name, optimizer.betas, optimizer.d_coef, optimizer.slice_p) == ("prodigy", [0.9, 0.99], 0.5, 10)
     assert (optimizer.decouple, optimizer.use_bias_correction, optimizer.safeguard_warmup) == (True, True, True)
-    assert (optimizer.weight_decay, optimizer.growth_rate) == (0.01, 1.01)
+    assert (optimizer.weight_decay, optimizer.growth_rate, optimizer.d0) == (0.01, 1.01, 1e-6)
 
 
 @pytest.mark.parametrize("name", ["sdxl-lora-8", "sdxl", "study", "sd3-lora-8gb", ""])

@@ -15,6 +15,7 @@ from adapter_lab.config import (
     SourceConfig,
     TrainConfig,
     default_of,
+    number_of,
     sections,
     settings,
     type_of,
@@ -33,7 +34,7 @@ def complete(*changes: str) -> TrainConfig:
 
 def other_value(section: str, name: str, entry: dataclasses.Field[Any]) -> Any:
     """An allowed value that is not the default."""
-    kind, default, meta = type_of(dict(sections())[section], name), default_of(entry), entry.metadata
+    kind, default, meta = number_of(type_of(dict(sections())[section], name)), default_of(entry), entry.metadata
     if get_args(kind):
         (item,) = get_args(kind)
         if dataclasses.is_dataclass(item):

@@ -315,7 +315,12 @@ class OptimizerConfig:
     d_coef: float = option(
         0.5, "Prodigy: factor on its estimate of the learning rate.", minimum=0, optimizers=PRODIGIES
     )
-    d0: float = option(1e-6, "Prodigy: first estimate of the learning rate.", minimum=0, optimizers=PRODIGIES)
+    d0: float | Literal["auto"] = option(
+        "auto",
+        "Prodigy: first estimate d of the learning rate; auto: by the budget, 1e-4 or 1e-6.",
+        minimum=0,
+        optimizers=PRODIGIES,
+    )
     use_bias_correction: bool = option(True, "Prodigy: Adam's bias correction.", optimizers=("prodigy",))
     slice_p: int = option(
         10, "Prodigy: use every n-th element for the estimate, to save memory.", minimum=1, optimizers=("prodigy",)
@@ -323,7 +328,7 @@ class OptimizerConfig:
     safeguard_warmup: bool = option(True, "Prodigy: keep warm-up from inflating the estimate.", optimizers=("prodigy",))
     growth_rate: float | Literal["auto"] = option(
         "auto",
-        "Prodigy: largest growth of the estimate d per step; auto: fast enough for the budget; 0: unlimited.",
+        "Prodigy: largest growth of the estimate d per step; auto: by the budget, unlimited or 1.01; 0: unlimited.",
         minimum=0,
         optimizers=("prodigy",),
     )

@@ -55,7 +55,7 @@ TIERS: dict[tuple[str, int], tuple[Tables, ...]] = {
     ("sdxl", 24): (_batch(6), _WITH_TEXT),
 }
 STUDY = "study-sdxl-8gb"
-# Prodigy with the study's arguments is this program's default; they are spelled out so that they stay the study's.
+# All of Prodigy's arguments, so that they stay the study's whatever the defaults are.
 STUDY_TABLES: Tables = {
     "base": {"family": "sdxl"},
     "dataset": {"resolution": 1024},
@@ -65,6 +65,7 @@ STUDY_TABLES: Tables = {
         "lr": 1.0,
         "decouple": True,
         "weight_decay": 0.01,
+        "d0": 1e-6,
         "d_coef": 0.5,
         "use_bias_correction": True,
         "betas": [0.9, 0.99],

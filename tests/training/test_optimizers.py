@@ -14,6 +14,7 @@ from torch.nn import Parameter
 
 from adapter_lab.config import OPTIMIZERS, OptimizerConfig
 from adapter_lab.errors import ConfigError
+from adapter_lab.presets import STUDY, preset
 from adapter_lab.training.averages import MovingAverage
 from adapter_lab.training.optimizers import OptimizerSet, build_optimizer, rate_groups
 from adapter_lab.training.prodigy import Prodigy as DeviceProdigy
@@ -151,8 +152,8 @@ def test_prodigy_on_the_device_waits_for_nothing(monkeypatch):
         optimizer.estimate()
 
 
-def test_the_default_is_the_studys_prodigy():
-    config = OptimizerConfig()
+def test_the_studys_preset_is_the_studys_prodigy():
+    config = preset(STUDY).optimizer
     ours = build_optimizer(rate_groups(parts(), config), config)
     theirs_parameters = [parameter for members in parts().values() for parameter, _ in members]
     theirs = Prodigy(

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from adapter_lab.config import OptimizerConfig
+from adapter_lab.config import OptimizerConfig, TrainConfig
 from adapter_lab.errors import ConfigError
-from adapter_lab.prospects import growth_limit
+from adapter_lab.prospects import fitted
 
 USUAL_RATE = {
     "prodigy": 1.0,
@@ -85,7 +85,7 @@ def _prodigy(groups: Groups, c: OptimizerConfig) -> list[torch.optim.Optimizer]:
             safeguard_warmup=c.safeguard_warmup,
             d0=c.d0,
             d_coef=c.d_coef,
-            growth_rate=growth_limit(c, 0),
+            growth_rate=c.growth_rate or math.inf,
             slice_p=c.slice_p,
         )
 
@@ -158,8 +158,12 @@ def check_available(config: OptimizerConfig) -> None:
 
 
 def build_optimizer(groups: Sequence[RateGroup], config: OptimizerConfig) -> OptimizerSet:
-    """The configured optimiser over all groups; raises ConfigError where it cannot be used on this machine."""
+    """The configured optimiser over all groups; raises ConfigError where it cannot be used on this machine.
+
+    What `config` leaves to "auto" is chosen as for a run of unknown length.
+    """
     check_available(config)
+    config = fitted(TrainConfig(optimizer=config), 0)
     members = [{"params": group.parameters, "lr": group.lr, "part": group.part} for group in groups]
     with contextlib.redirect_stdout(io.StringIO()):  # some announce their settings on stdout, which may be JSON
         return OptimizerSet(BUILDERS[config.name](members, config))

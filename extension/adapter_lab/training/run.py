@@ -14,7 +14,7 @@ from torch import Tensor
 from adapter_lab import config_file
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError
-from adapter_lab.prospects import with_growth_limit
+from adapter_lab.prospects import fitted
 from adapter_lab.runs.events import read_events
 from adapter_lab.runs.folder import LOG, AdapterFiles, RunFolder, remove_leftovers
 from adapter_lab.runs.requests import Requested
@@ -182,7 +182,7 @@ class Run:
         self.steps_per_epoch = -(-dataset.batches_per_epoch(config.run.batch_size) // o.gradient_accumulation)
         self.budget = Budget.of(config.run, self.steps_per_epoch)
         self.points = SavingPoints(config.save, self.steps_per_epoch)
-        o = with_growth_limit(o, self.budget.known_steps)
+        o = fitted(config, self.budget.known_steps)
         optimizer = build_optimizer(rate_groups(prepared.network.parameters_by_part(), o), o)
         self.optimizer = optimizer
         self.stepper = self.machine.accelerator.prepare_optimizer(optimizer, device_placement=False)
