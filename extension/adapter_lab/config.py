@@ -22,6 +22,8 @@ PRODIGIES = ("prodigy", "prodigy-plus-schedule-free")
 ENDING_SCHEDULES = ("cosine", "linear", "cosine-restarts", "polynomial", "rex")
 SCHEDULES = ("constant", *ENDING_SCHEDULES, "inverse-sqrt")
 FAMILIES = ("sd15", "sd2", "sdxl")
+HUBER_LOSSES = ("huber", "smooth_l1", "pseudo_huber", "pseudo_smooth_l1")
+LOSSES = ("mse", "l1", *HUBER_LOSSES)
 
 
 def option(
@@ -366,12 +368,30 @@ class OptimizerConfig:
 class LossConfig:
     """The loss and the noise it is measured on."""
 
-    type: str = option("mse", "Loss per latent value.", choices=("mse", "huber", "smooth_l1"), flag="loss")
+    type: str = option(
+        "mse",
+        "Loss per latent value; the pseudo-Huber forms are sd-scripts' huber and smooth_l1.",
+        choices=LOSSES,
+        flag="loss",
+    )
     huber_delta: float = option(
-        0.1, "Where Huber and smooth L1 turn from square to straight.", minimum=1e-6, needs="loss.type=huber|smooth_l1"
+        0.1,
+        "Where Huber and smooth L1 turn from square to straight.",
+        minimum=1e-6,
+        needs="loss.type=" + "|".join(HUBER_LOSSES),
+    )
+    huber_schedule: str = option(
+        "constant",
+        "How huber_delta follows the noise: always the same, or falling to it from 1 by SNR or exponentially.",
+        choices=("constant", "snr", "exponential"),
+        needs="loss.type=" + "|".join(HUBER_LOSSES),
     )
     min_snr_gamma: float = option(0.0, "Min-SNR weighting gamma; 0: off; 5 is usual.", minimum=0)
-    debiased: bool = option(False, "Debiased estimation weighting, 1 / sqrt(SNR).")
+    debiased: bool = option(
+        False, "Debiased estimation weighting: 1 / sqrt(SNR) for epsilon, 1 / (SNR + 1) for v-prediction."
+    )
+    v_as_epsilon: bool = option(False, "For v-prediction: weight the loss as epsilon's, by SNR / (SNR + 1).")
+    v_like: float = option(0.0, "For epsilon: add the loss as v-prediction weighs it, times this; 0: off.", minimum=0)
     noise_offset: float = option(
         0.0, "Noise added per channel, for very dark or bright pictures.", minimum=0, maximum=1
     )

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_origin
 
 from adapter_lab.config import (
     PRODIGIES,
+    LossConfig,
     NetworkConfig,
     TrainConfig,
     default_of,
@@ -334,6 +335,22 @@ def _averages(config: TrainConfig) -> Iterator[Problem]:
         )
 
 
+def useless_weighting(prediction: str, loss: LossConfig) -> list[Problem]:
+    """Weightings that do nothing on a base that predicts `prediction` ("auto": not known yet)."""
+    found = []
+    if loss.v_as_epsilon and prediction == "epsilon":
+        sentence = "loss.v_as_epsilon is for v-prediction, but the base predicts epsilon: remove it."
+        found.append(Problem("loss.v_as_epsilon", sentence))
+    if loss.v_like > 0 and prediction == "v_prediction":
+        sentence = "loss.v_like is for bases that predict epsilon, but this one predicts v: set it to 0."
+        found.append(Problem("loss.v_like", sentence))
+    return found
+
+
+def _weighting(config: TrainConfig) -> Iterator[Problem]:
+    yield from useless_weighting(config.base.prediction, config.loss)
+
+
 def _names(config: TrainConfig) -> Iterator[Problem]:
     name = config.run.name
     # Hosts write adapters as <lora:name:strength>, and Windows allows none of these in a file name.
@@ -367,6 +384,7 @@ CHECKS: tuple[Callable[[TrainConfig], Iterator[Problem]], ...] = (
     _multiples_of_8,
     _schedule,
     _averages,
+    _weighting,
     _names,
 )
 
@@ -387,9 +405,21 @@ def _incomplete(config: TrainConfig) -> Iterator[Problem]:
 # Allowed, but rarely meant
 
 
+def clip_skip_advice(family: str, clip_skip: int) -> str:
+    """What to say about `base.clip_skip` on a base of `family`; "" for what is usual there."""
+    if family != "sdxl" or clip_skip in (0, 2):
+        return ""
+    return (
+        f"base.clip_skip is {clip_skip}, but SDXL was trained on the last layer but one, which sd-scripts and web UIs "
+        "read: there the adapter would meet other encodings than it was trained on. Set it to 0."
+    )
+
+
 def advice(config: TrainConfig) -> list[str]:
     """Sentences about settings that are allowed but that people seldom mean."""
     o, found = config.optimizer, []
+    if sentence := clip_skip_advice(config.base.family, config.base.clip_skip):
+        found.append(sentence)
     if o.name in PRODIGIES and o.lr not in (0.0, 1.0):
         found.append(
             f"optimizer.lr is {o.lr:g}; {o.name} finds its rate itself and expects 1: change d_coef to learn faster or "

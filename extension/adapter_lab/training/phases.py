@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from adapter_lab.adapters.keys import targets
 from adapter_lab.config import PreviewConfig, TrainConfig
+from adapter_lab.errors import ConfigError
 from adapter_lab.training.bases.base import Base, open_base
 from adapter_lab.training.bases.text import TextEncoders, TextOutput
 from adapter_lab.training.conditioning import CachedCaptions, Conditioning, EncodedNow, cut_off
@@ -32,6 +33,7 @@ from adapter_lab.training.records import Records
 from adapter_lab.training.slots import Slot
 from adapter_lab.training.step import Denoiser
 from adapter_lab.training.transfer import to_device
+from adapter_lab.validation import clip_skip_advice, useless_weighting
 
 TEXT_PARTS = ("te1", "te2")
 Source = Callable[[Iterable[Batch]], Iterator[LatentBatch]]
@@ -94,6 +96,12 @@ class Preparation:
         base = open_base(config.base)
         for finding in base.findings:
             self.records.note(finding)
+        # With a family that is set, validation has said it.
+        advice = clip_skip_advice(base.family, config.base.clip_skip) if config.base.family == "auto" else ""
+        if advice:
+            self.records.warning(advice)
+        if misplaced := useless_weighting(base.prediction, config.loss):
+            raise ConfigError(misplaced[0].message)
         # Dims a module cannot have and the like are said before an hour of encoding, not after it.
         plan_network(config.network, targets(base.shapes))
         dataset = self.scan(base)

@@ -16,7 +16,7 @@ from adapter_lab.training.bases.text import TextOutput
 from adapter_lab.training.conditioning import Conditioning
 from adapter_lab.training.dataset import Batch
 from adapter_lab.training.latents import LatentBatch
-from adapter_lab.training.losses import NoiseSchedule, sample_losses, snr_weights
+from adapter_lab.training.losses import NoiseSchedule, huber_deltas, sample_losses, snr_weights
 from adapter_lab.training.noise import draw_noise, draw_perturbation, draw_posterior, draw_timestep, seed_everything
 from adapter_lab.training.transfer import to_device
 
@@ -81,7 +81,8 @@ class Denoiser:
         text = self.conditioning(batch.batch.captions)
         prediction = self.predict(noisy, text, batch.batch)
         mask = None if batch.mask is None else to_device(batch.mask, self.device)
-        return sample_losses(prediction, noisy.target, mask, self.loss), noisy.timesteps.tolist()
+        deltas = huber_deltas(self.schedule, noisy.timesteps, self.loss)
+        return sample_losses(prediction, noisy.target, mask, self.loss, deltas), noisy.timesteps.tolist()
 
     def predict(self, noisy: NoisyBatch, text: TextOutput, batch: Batch) -> Tensor:
         """The UNet's answer (B, C, h, w)."""
