@@ -173,16 +173,17 @@ def test_signals_are_left_alone_outside_the_main_thread(tmp_path):
 
 
 def test_a_slot_frees_its_model_unless_it_is_kept():
-    loads = []
-    slot = Slot(lambda: loads.append(1) or object())  # type: ignore[func-returns-value]
-    with slot.use() as first:
-        pass
-    with slot.use() as second:
-        assert second is not first
+    loads: list[object] = []
+
+    def load() -> object:
+        loads.append(object())
+        return loads[-1]
+
+    slot = Slot(load)
+    assert slot.use(id) != slot.use(id)
     assert len(loads) == 2
     kept = slot.get()
-    with slot.use() as again:
-        assert again is kept
+    assert slot.use(lambda model: model) is kept
     assert len(loads) == 3
 
 

@@ -21,7 +21,7 @@ from adapter_lab.adapters.matching import match as match_file
 from adapter_lab.config import PreviewConfig, TrainConfig
 from adapter_lab.errors import FileFormatError
 from adapter_lab.training.bases import open_base
-from adapter_lab.training.devices import FORMATS, choose_device, choose_format
+from adapter_lab.training.devices import FORMATS, choose_device, choose_format, make_current
 from adapter_lab.training.network_files import add_frozen_adapters
 from adapter_lab.training.network_modules import find_module
 from adapter_lab.training.preview import PromptText, decode, encode_prompts, evaluating, sample_latents
@@ -38,6 +38,7 @@ class Drawer:
         self.preview: PreviewConfig = config.preview
         self.targets = targets(self.base.shapes)
         self.device = choose_device(config.precision)
+        make_current(self.device)
         self.dtype = FORMATS[choose_format(config.precision, self.device)]
         # Prompts are few, and a GPU that is full with the UNet has no room for text encoders.
         self.encoders = self.base.load_text_encoders(torch.float32)

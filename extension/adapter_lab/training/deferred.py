@@ -37,8 +37,10 @@ class DeferredValues(Generic[Label]):
         if values.device.type == "cuda":
             host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             host.copy_(values, non_blocking=True)
-            values, arrived = host, torch.cuda.Event()
-            arrived.record()
+            arrived = torch.cuda.Event()
+            # The stream the copy is in, which is not that of another GPU that happens to be current.
+            arrived.record(torch.cuda.current_stream(values.device))
+            values = host
         self._pending.append(_Pending(values, arrived, label))
 
     def ready(self, wait: bool = False) -> list[tuple[list[Any], Label]]:

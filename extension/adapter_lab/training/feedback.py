@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from PIL import Image
+from torch import nn
 
 from adapter_lab.config import LossConfig, PreviewConfig
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.training.conditioning import EncodedNow
 from adapter_lab.training.dataset import Dataset
+from adapter_lab.training.devices import brief, is_out_of_memory, release_unused
 from adapter_lab.training.phases import Machine, Prepared
-from adapter_lab.training.preview import PromptText, encode_prompts, sample
+from adapter_lab.training.preview import SMALL_TILE, PromptText, encode_prompts, sample
 from adapter_lab.training.records import Records
+
+Made = TypeVar("Made")
 
 # Noise levels each held-out picture is tried at, evenly over the trained range.
 VALIDATION_LEVELS = 4
@@ -60,7 +65,10 @@ class Feedback:
         """Show other prompts from now on; raises what loading the text encoders again raises where that fails."""
         changed = replace(self.preview, prompts=prompts)
         if not isinstance(self.prepared.denoiser.conditioning, EncodedNow):
-            self.prompts = self.prepared.encode(changed)
+            encoded, why = within_memory(lambda _: self.prepared.encode(changed))
+            if encoded is None:
+                raise AdapterLabError(f"encoding them needs more memory than there is ({why}).")
+            self.prompts = encoded
         self.preview.prompts = prompts
 
     @contextmanager
@@ -76,10 +84,16 @@ class Feedback:
         if not self.preview.prompts:
             return []
         try:
-            pictures = self._drawn(baseline)
+            pictures, why = within_memory(lambda spare: self._drawn(baseline, SMALL_TILE if spare else 0))
         except (AdapterLabError, OSError) as error:
             # With phased loading the VAE comes from the checkpoint's file again, which may be gone by now.
             self.records.warning(f"Sample pictures could not be made ({error}); training goes on.")
+            return []
+        if pictures is None:
+            self.records.warning(
+                f"Sample pictures need more memory than there is ({why}); training goes on without them. A smaller "
+                "preview.width and preview.height needs less."
+            )
             return []
         name = "baseline" if baseline else f"{step:06d}"
         paths = [self.samples / f"{name}-{index}.png" for index in range(len(pictures))]
@@ -96,12 +110,10 @@ class Feedback:
         self.records.event("sample", step=step, paths=[str(path) for path in paths], prompts=self.preview.prompts)
         return paths
 
-    def _drawn(self, baseline: bool) -> list[Image.Image]:
+    def _drawn(self, baseline: bool, tile: int) -> list[Image.Image]:
         prepared = self.prepared
-        with (
-            prepared.network.disabled() if baseline else nullcontext(),
-            prepared.vae.use() as vae,
-        ):
+
+        def draw(vae: nn.Module) -> list[Image.Image]:
             return sample(
                 prepared.base,
                 prepared.denoiser.unet,
@@ -110,7 +122,11 @@ class Feedback:
                 resolution=prepared.dataset.resolution,
                 vae=vae,
                 dtype=self.machine.dtype,
+                tile=tile,
             )
+
+        with prepared.network.disabled() if baseline else nullcontext():
+            return prepared.vae.use(draw)
 
     def texts(self) -> Sequence[PromptText]:
         """The encoded prompts: encoded again where the text encoders are in memory, since they may be trained."""
@@ -123,10 +139,31 @@ class Feedback:
         """Mean plain loss over held-out pictures at fixed noise and timesteps; None without held-out pictures."""
         if not self.prepared.dataset.held_out:
             return None
-        loss = validation_loss(self.prepared, self.prepared.dataset, self.batch_size, self.seed)
+        prepared, seed = self.prepared, self.seed
+        loss, why = within_memory(
+            lambda spare: validation_loss(prepared, prepared.dataset, 1 if spare else self.batch_size, seed)
+        )
+        if loss is None:
+            self.records.warning(f"The validation loss needs more memory than there is ({why}); training goes on.")
+            return None
         self.records.event("validation", step=step, loss=loss)
         self.records.scalar("validation_loss", loss, step)
         return loss
+
+
+def within_memory(work: Callable[[bool], Made]) -> tuple[Made | None, str]:
+    """What `work(spare)` makes and "", or None and why where memory ran out twice, the second time with `spare` set."""
+    why = ""
+    for spare in (False, True):
+        try:
+            return work(spare), ""
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            why = brief(error)
+        # Outside of the except clause, where the traceback no longer holds what had been computed.
+        release_unused()
+    return None, why
 
 
 @torch.no_grad()

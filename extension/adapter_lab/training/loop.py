@@ -14,14 +14,13 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from adapter_lab import config_file
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError, ConfigError
 from adapter_lab.runs.changes import change
 from adapter_lab.runs.events import Event
 from adapter_lab.runs.folder import LOG, AdapterFiles, RunFolder, check_fresh, new_run_folder
+from adapter_lab.training.devices import brief, is_out_of_memory
 from adapter_lab.training.interrupt import StopRequests
 from adapter_lab.training.optimizers import check_available
 from adapter_lab.training.phases import StopEarly
@@ -98,6 +97,7 @@ def _run(
         records = Records(folder, on_event)
         stack.callback(_close, records)
         stop = stack.enter_context(StopRequests(folder.path))
+        run: Run | None = None
         try:
             run = Run(config, folder, records, stop, started_before, until_point)
             for sentence in advice:
@@ -107,10 +107,6 @@ def _run(
             if is_team():  # whose other processes wait for this one, and end only where it fails
                 raise AdapterLabError(f"The run was {early}, before the first step.") from early
             return _stopped_early(folder, records, f"{early}, before the first step")
-        except torch.cuda.OutOfMemoryError as error:
-            sentence = _OUT_OF_MEMORY.format(error=str(error).split(". ")[0])
-            _note_failure(records, sentence, error)
-            raise AdapterLabError(sentence) from error
         except AdapterLabError as error:
             _note_failure(records, str(error), error)
             raise
@@ -119,6 +115,14 @@ def _run(
                 _note_failure(records, f"{type(error).__name__}: {error}", error)
                 raise
             sentence = _DISK_FULL.format(folder=folder.path)
+            _note_failure(records, sentence, error)
+            raise AdapterLabError(sentence) from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                _note_failure(records, f"{type(error).__name__}: {error}", error)
+                raise
+            whose = "machine" if run is None or run.machine.device.type == "cpu" else "GPU"
+            sentence = _OUT_OF_MEMORY.format(whose=whose, error=brief(error))
             _note_failure(records, sentence, error)
             raise AdapterLabError(sentence) from error
         except BaseException as error:
@@ -137,9 +141,9 @@ def _follow(config: TrainConfig, folder: RunFolder | None, until_point: int) -> 
 
 
 _OUT_OF_MEMORY = (
-    "The GPU's memory is used up ({error}). What was saved is kept. Use a smaller run.batch_size, dataset.resolution "
-    "or network.dim, precision.base_weights fp8, or precision.gradient_checkpointing; `adapter-lab estimate` says what "
-    "fits."
+    "The {whose}'s memory is used up ({error}). What was saved is kept. Use a smaller run.batch_size, "
+    "dataset.resolution or network.dim, precision.base_weights fp8, or precision.gradient_checkpointing; `adapter-lab "
+    "estimate` says what fits."
 )
 
 

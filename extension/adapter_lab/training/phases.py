@@ -165,9 +165,15 @@ class Preparation:
         cache = LatentCache(dataset.cache_folder, base.vae_key)
         samples = dataset.cache_samples()
         if cache.missing(samples):
-            with vae.use() as model:
-                encode = functools.partial(_encode, model, self.machine.device)
-                report = cache.fill(samples, encode, latent_scale=base.latent_scale, progress=self.progress("latents"))
+            device, progress = self.machine.device, self.progress("latents")
+            report = vae.use(
+                lambda model: cache.fill(
+                    samples,
+                    functools.partial(_encode, model, device),
+                    latent_scale=base.latent_scale,
+                    progress=progress,
+                )
+            )
         else:
             report = FillReport(found=len(samples))
         self._cached("latents", report)
@@ -192,8 +198,7 @@ class Preparation:
         if cached.complete(captions):
             report = FillReport(found=len(set(captions)))
         else:
-            with encoders.use() as model:
-                report = cached.fill(captions, self._encoder(model), self.progress("captions"))
+            report = encoders.use(lambda model: cached.fill(captions, self._encoder(model), self.progress("captions")))
         self._cached("captions", report)
         return cached
 
@@ -205,8 +210,7 @@ class Preparation:
         """The encoded prompts of the sample pictures; empty where none are made."""
         if not self.config.preview.prompts:
             return []
-        with encoders.use() as model:
-            return encode_prompts(model, self.config.preview)
+        return encoders.use(lambda model: encode_prompts(model, self.config.preview))
 
     def prompts_while_training(
         self, base: Base, encoders: Slot[TextEncoders], preview: PreviewConfig
@@ -216,8 +220,7 @@ class Preparation:
         Where the text encoders were freed they are loaded again, on the CPU, since the device has no room for certain.
         """
         if encoders.keep:
-            with encoders.use() as model:
-                return encode_prompts(model, preview)
+            return encoders.use(lambda model: encode_prompts(model, preview))
         cpu = torch.device("cpu")
         with torch.autocast(self.machine.device.type, enabled=False):
             return encode_prompts(self._load_encoders(base, torch.float32, cpu), preview) if preview.prompts else []

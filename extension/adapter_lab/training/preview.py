@@ -22,6 +22,7 @@ LARGEST_CHUNKS = 3
 # Decoding a picture takes about this much per pixel (256 channels of a few feature maps at full size).
 DECODE_BYTES_PER_PIXEL = {torch.float32: 5000, torch.bfloat16: 2500, torch.float16: 2500}
 TILE = 512
+SMALL_TILE = 256  # where memory ran out once
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,15 @@ def sample(
     resolution: int = 0,
     vae: nn.Module | None = None,
     dtype: torch.dtype | None = None,
+    tile: int = 0,
 ) -> list[Image.Image]:
     """One picture per prompt in `texts`; picture i starts from noise of seed `preview.seed + i`, drawn on the CPU.
 
     `resolution` is the side where width or height is 0; itself 0: the base's. Sides are rounded down to whole latents.
     `vae` None: loaded for decoding only.
-    `dtype` is what the UNet computes in, by default that of the text. Uses no global random numbers. The caller sees to
-    adapters being in eval mode and to autocast.
+    `dtype` is what the UNet computes in, by default that of the text. `tile`: decode in tiles of this side; 0: only
+    where memory is short. Uses no global random numbers. The caller sees to adapters being in eval mode and to
+    autocast.
     """
     device = next(unet.parameters()).device
     dtype = dtype or texts[0].positive.hidden.dtype
@@ -100,7 +103,7 @@ def sample(
             for i, text in enumerate(texts)
         ]
     vae = vae if vae is not None else base.load_vae(dtype, device)
-    return [decode(vae, latent) for latent in latents]
+    return [decode(vae, latent, tile) for latent in latents]
 
 
 def sample_latents(
@@ -139,19 +142,32 @@ def sample_latents(
 
 
 @torch.no_grad()
-def decode(vae: Any, latents: Tensor) -> Image.Image:
-    """The picture of scaled latents (1, C, h, w), in tiles if the device is short of memory."""
+def decode(vae: Any, latents: Tensor, tile: int = 0) -> Image.Image:
+    """The picture of scaled latents (1, C, h, w), in tiles of `tile` pixels; 0: only where memory is short."""
     parameter = next(vae.parameters())
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
     pixels = latents.shape[2] * latents.shape[3] * scale**2
-    if _is_short(parameter.device, pixels * DECODE_BYTES_PER_PIXEL.get(parameter.dtype, 5000)):
-        vae.enable_tiling()
-        vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // scale
+    if not tile and _is_short(parameter.device, pixels * DECODE_BYTES_PER_PIXEL.get(parameter.dtype, 5000)):
+        tile = TILE
     latents = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
-    with torch.autocast(parameter.device.type, enabled=False):
+    with torch.autocast(parameter.device.type, enabled=False), _tiled(vae, tile, scale):
         picture = vae.decode(latents.to(parameter)).sample[0].float().cpu()
     rounded = (picture * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(rounded.permute(1, 2, 0).numpy())
+
+
+@contextmanager
+def _tiled(vae: Any, tile: int, scale: int) -> Iterator[None]:
+    """Decoding in tiles of `tile` pixels meanwhile; 0: in one piece."""
+    if not tile:
+        yield
+        return
+    before = vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size
+    vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size = True, tile, max(1, tile // scale)
+    try:
+        yield
+    finally:  # a VAE that stays in memory encodes the pictures of the next steps, and tiles would change their latents
+        vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size = before
 
 
 def _is_short(device: torch.device, needed: int) -> bool:

@@ -8,7 +8,7 @@ prodigyopt's own step runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import prodigyopt
@@ -94,14 +94,16 @@ class Prodigy(prodigyopt.Prodigy):
         if not self._estimate:
             values = {name: group.get(name, group["d"] if name == "d_hat" else 0.0) for name in ESTIMATE}
             device = chunks[0][0].device
-            self._estimate = {n: torch.tensor(float(v), dtype=torch.float64, device=device) for n, v in values.items()}
+            self._estimate = {
+                n: torch.full((), float(v), dtype=torch.float64, device=device) for n, v in values.items()
+            }
         for parameter in (p for chunk in chunks for p in chunk):
             state = self.state[parameter]
             if "step" not in state:
                 sliced = parameter.detach().flatten()[:: group["slice_p"]]
                 state["step"] = 0
                 state["s"] = torch.zeros_like(sliced)
-                zero = torch.tensor(0, device=parameter.device, dtype=parameter.dtype)
+                zero = torch.zeros((), device=parameter.device, dtype=parameter.dtype)
                 state["p0"] = sliced.clone() if parameter.any() else zero
                 if group["betas"][0] > 0:
                     state["exp_avg"] = torch.zeros_like(parameter)
@@ -161,7 +163,7 @@ class Prodigy(prodigyopt.Prodigy):
         weights: list[Tensor] = [*parameters]
         dlr, d = dlr.to(weights[0]), self._estimate["d"].to(weights[0])
         denominators = torch._foreach_sqrt(self._named(parameters, "exp_avg_sq"))
-        torch._foreach_add_(denominators, d * group["eps"])
+        _add_everywhere(denominators, d * group["eps"])
         if group["weight_decay"] != 0 and group["decouple"]:
             torch._foreach_mul_(weights, 1 - group["weight_decay"] * dlr)
         if group["betas"][0] > 0:
@@ -180,3 +182,9 @@ class Prodigy(prodigyopt.Prodigy):
         """Restore a state, also one of prodigyopt's own."""
         super().load_state_dict(state_dict)
         self._estimate = {}
+
+
+def _add_everywhere(tensors: Sequence[Tensor], value: Tensor) -> None:
+    """Add a number that is on the device to every tensor."""
+    # torch._foreach_add_ takes a tensor without dimensions for a plain number, and so reads it from the device.
+    torch.ops.aten._foreach_add_.Tensor([*tensors], value)

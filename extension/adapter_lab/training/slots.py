@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
-import torch
+from adapter_lab.training.devices import release_unused
 
 Model = TypeVar("Model")
+Made = TypeVar("Made")
 
 
 class Slot(Generic[Model]):
@@ -20,13 +19,15 @@ class Slot(Generic[Model]):
         self.keep = keep
         self._model: Model | None = None
 
-    @contextmanager
-    def use(self) -> Iterator[Model]:
-        """The model, in memory while inside."""
+    def use(self, work: Callable[[Model], Made]) -> Made:
+        """What `work` makes of the model, which is in memory meanwhile; `work` must keep nothing of it.
+
+        A function and not a context, since a caller's variable would hold the model beyond the end of a `with`.
+        """
         if self._model is None:
             self._model = self._load()
         try:
-            yield self._model
+            return work(self._model)
         finally:
             if not self.keep:
                 self.free()
@@ -34,12 +35,9 @@ class Slot(Generic[Model]):
     def get(self) -> Model:
         """The model, in memory from now on."""
         self.keep = True
-        with self.use() as model:
-            return model
+        return self.use(lambda model: model)
 
     def free(self) -> None:
         """Give the model's memory back, on a GPU to other programs too."""
         self._model = None  # nothing in these models refers to itself, so this frees them
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            gc.collect()
-            torch.cuda.empty_cache()
+        release_unused()

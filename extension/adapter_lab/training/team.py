@@ -76,9 +76,11 @@ class Team:
         whole = torch.zeros(2, sum(len(batch.batch) for batch in batches), device=losses.device)
         first = taken = 0
         for batch in batches:
-            places = range(first + self.rank, first + len(batch.batch), self.size)
-            whole[:, list(places)] = losses[:, taken : taken + len(places)].float()
-            taken += len(places)
+            end = first + len(batch.batch)
+            count = len(range(first + self.rank, end, self.size))
+            # A slice; a list of places would be copied to the device, which waits for it.
+            whole[:, first + self.rank : end : self.size] = losses[:, taken : taken + count].float()
+            taken += count
             first += len(batch.batch)
         distributed.all_reduce(whole)
         return whole

@@ -23,6 +23,7 @@ from adapter_lab.training.bases.single_file import Opened
 from adapter_lab.training.bases.text import TextEncoders
 from adapter_lab.training.bases.tokenizer import ClipTokenizer
 from adapter_lab.training.losses import NoiseSchedule, rescale_zero_terminal_snr, scaled_linear_alphas_cumprod
+from adapter_lab.training.transfer import to_device
 
 Device = torch.device | str
 TEXT_PARTS = ("te1", "te2")
@@ -167,7 +168,7 @@ class Base:
             raise ValueError("SDXL needs the pooled text output")
         rows = [[*size, *crop, *target] for size, crop, target in zip(original_sizes, crops, targets, strict=True)]
         # fp32: bf16 has no whole numbers above 256, which pixel sizes exceed. The UNet embeds them before it casts.
-        return {"text_embeds": pooled, "time_ids": torch.tensor(rows, dtype=torch.float32, device=pooled.device)}
+        return {"text_embeds": pooled, "time_ids": to_device(torch.tensor(rows, dtype=torch.float32), pooled.device)}
 
     def metadata(self) -> dict[str, str]:
         """The `ss_*` and `modelspec.*` entries of an adapter file that the base decides."""

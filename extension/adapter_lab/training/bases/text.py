@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from adapter_lab.training.bases.families import FAMILIES
 from adapter_lab.training.bases.tokenizer import ClipTokenizer
+from adapter_lab.training.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class TextEncoders:
     def _run(self, part: str, module: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         count, chunks, length = ids.shape
         device = next(module.parameters()).device
-        output: Any = module(ids.view(count * chunks, length).to(device), output_hidden_states=True)
+        output: Any = module(to_device(ids.view(count * chunks, length), device), output_hidden_states=True)
         # SD2's modules come without their never used last layer.
         layer = self.clip_skip - 1 if self.family.name == "sd2" else self.clip_skip
         states = output.hidden_states[-layer]
