@@ -55,9 +55,7 @@ def folder_findings(listing: Listing, config: DatasetConfig) -> list[str]:
 
 def item_findings(items: Sequence[Item], config: DatasetConfig, resolution: int) -> list[str]:
     """Findings about the pictures that are used."""
-    found = [
-        f"{_names(group)} are the same picture; if that is not meant, leave one out." for group in _duplicates(items)
-    ]
+    found = _duplicate_findings(items)
     small = [item for item in items if item.bucket[0] * item.bucket[1] < SMALL_AREA * resolution**2]
     if small:
         found.append(
@@ -112,11 +110,23 @@ def remark_finding(remark: str, paths: Sequence[Path], what: str) -> str:
     return f"{_files(paths, what)}: {remark}."
 
 
-def _duplicates(items: Sequence[Item]) -> list[list[Path]]:
+def _duplicate_findings(items: Sequence[Item]) -> list[str]:
+    """Pictures of equal content: by name, and as one sentence for folders that share many, such as two links to one."""
     groups: dict[str, list[Path]] = {}
     for item in items:
         groups.setdefault(item.digest, []).append(item.path)
-    return [group for group in groups.values() if len(group) > 1]
+    by_folders: dict[tuple[Path, ...], list[list[Path]]] = {}
+    for group in groups.values():
+        if len(group) > 1:
+            by_folders.setdefault(tuple(sorted({path.parent for path in group})), []).append(group)
+    found = []
+    for folders, shared in by_folders.items():
+        if len(shared) > _EXAMPLES:
+            where = f"are in each of {_names(folders)}" if len(folders) > 1 else f"of {folders[0].name} are there twice"
+            found.append(f"{len(shared)} pictures {where}; if that is not meant, leave one out.")
+        else:
+            found += [f"{_names(group)} are the same picture; if that is not meant, leave one out." for group in shared]
+    return found
 
 
 def _items(items: Sequence[Item], what: str) -> str:

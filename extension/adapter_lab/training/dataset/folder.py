@@ -24,6 +24,8 @@ CACHE_FOLDER_NAME = ".adapter-lab-cache"
 _KOHYA_FOLDER = re.compile(r"(\d+)_(.*)", re.DOTALL)
 _MASK_FOLDER = "masks"
 _MASK_STEM = ".mask"
+MOST_WAYS = 200
+_ELSEWHERE = "a link to a folder that is given as a source of its own, so its pictures are used there and not here too"
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def list_source(source: Source, config: DatasetConfig, others: Iterable[Path] = 
     listing = Listing()
     suffixes = tuple(_dotted(suffix) for suffix in config.caption_extensions if suffix.strip())
     left_out = {path for path in others if path != source.root}
-    for folder, files in _walk(source.root, left_out):
+    for folder, files in _walk(source.root, left_out, listing):
         depth = len(folder.relative_to(source.root).parts)
         used = config.recursive or depth == 0 or (depth == 1 and _KOHYA_FOLDER.fullmatch(folder.name) is not None)
         _list_folder(folder, files, source, suffixes, config.mask == "file", listing if used else None, listing.below)
@@ -252,19 +254,27 @@ def _existing_folder(given: str, setting: str) -> Path:
     raise DatasetError(f"The folder {path} ({setting}) does not exist; check its spelling.{hint}")
 
 
-def _walk(root: Path, left_out: set[Path]) -> Iterator[tuple[Path, list[Path]]]:
-    """Yield (folder, its files) for `root` and every folder below it, but for hidden ones and `left_out`."""
-    seen: set[str] = set()
-    pending = [root]
+def _walk(root: Path, left_out: set[Path], listing: Listing) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield (folder, its files) for `root` and every folder below it, but for hidden ones and `left_out`.
+
+    A folder that several links lead to is yielded by each of its names, since each may ask for repeats of its own; only
+    a link to a folder that it lies in leads nowhere. Raises DatasetError where links multiply without sense.
+    """
+    ways: Counter[str] = Counter()
+    pending = [(root, frozenset[str]())]
     while pending:
-        folder = pending.pop()
+        folder, above = pending.pop()
         real = os.path.realpath(folder)
-        if real in seen:  # a link back to a folder above
+        if real in above:
             continue
-        seen.add(real)
+        ways[real] += 1
+        if ways[real] > MOST_WAYS:
+            raise DatasetError(f"Links below {root} lead to {real} in more than {MOST_WAYS} ways; remove some of them.")
         yield folder, _files(folder)
-        inner = [path for path in _entries(folder) if path.is_dir() and path.resolve() not in left_out]
-        pending += [path for path in reversed(inner) if path.name != "__MACOSX"]
+        inner = [path for path in _entries(folder) if path.is_dir() and path.name != "__MACOSX"]
+        elsewhere = {path for path in inner if path.resolve() in left_out}
+        listing.skipped += [(path, _ELSEWHERE) for path in elsewhere if path.is_symlink()]
+        pending += [(path, above | {real}) for path in reversed(inner) if path not in elsewhere]
 
 
 def _entries(folder: Path) -> list[Path]:
