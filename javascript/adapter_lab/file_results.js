@@ -15,7 +15,7 @@ function inspected(result) {
         [S.inspected.type, counts(result.algorithms)],
         [S.inspected.parts, counts(result.parts)],
         [S.inspected.base, result.base_model],
-        [S.inspected.family, plain(result.families)],
+        [S.inspected.family, result.family],
         [S.inspected.step, result.step],
         [S.inspected.parameters, result.parameters?.toLocaleString()],
         [S.inspected.formats, counts(result.dtypes)],

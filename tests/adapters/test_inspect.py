@@ -75,7 +75,7 @@ def test_a_whole_file_is_summed_up(tmp_path: Path) -> None:
     whole = describe(path, modules=True)
     assert len(whole["module_list"]) == found["modules"]
     assert all(f"  {name}: algorithm lora" in text(whole) for name in whole["module_list"])
-    assert str(path) in said and "dim 4" in said and "sdxl" in said and "step 400" in said and "extra" in said
+    assert str(path) in said and "dim 4" in said and "for SDXL:" in said and "step 400" in said and "extra" in said
 
 
 @pytest.mark.parametrize(

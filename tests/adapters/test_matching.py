@@ -89,7 +89,7 @@ def test_a_file_of_another_family_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError) as raised:
         match(file, targets(real_shapes("sd15")), "sd15", "my checkpoint")
     assert str(raised.value) == (
-        f"{file.path} was trained for SDXL, but my checkpoint is an SD1.5 checkpoint; "
+        f"{file.path} was trained for SDXL or Stable Diffusion 3, but my checkpoint is an SD1.5 checkpoint; "
         "choose an adapter of the same family."
     )
 

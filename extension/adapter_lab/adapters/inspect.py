@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from adapter_lab.adapters.family import adapter_families
+from adapter_lab.adapters.family import adapter_families, in_words
 from adapter_lab.adapters.file import AdapterFile
 from adapter_lab.adapters.keys import canonical
 from adapter_lab.adapters.kind import kind_of
@@ -23,13 +23,15 @@ def describe(path: str | os.PathLike[str], modules: bool = False) -> dict[str, A
     """An adapter file in plain values, ready for JSON.
 
     `groups`: modules of equal algorithm and options, most frequent first; `parts`: modules per part; `families`: the
-    base models it may belong to (one if the file tells); `step`, `epoch`, `run`: from metadata, else from a name like
-    `x-000400`; `made_from`: how and from which files, if not by training; `unknown`: tensors of no known algorithm.
+    base models it may belong to (one if the file tells, none if nothing does), `family`: the same in words; `step`,
+    `epoch`, `run`: from metadata, else from a name like `x-000400`; `made_from`: how and from which files, if not by
+    training; `unknown`: tensors of no known algorithm.
     `modules=True` adds every module by its name in the file.
     Raises FileFormatError if the file is broken or no adapter.
     """
     file = AdapterFile.open(path)
     lineage = lineage_of(file.path.stem, file.metadata)
+    families = adapter_families(file)
     described = {
         name: {"algorithm": file.algorithm_of(name), **_rounded(file.outline(name).describe())} for name in file.modules
     }
@@ -42,7 +44,8 @@ def describe(path: str | os.PathLike[str], modules: bool = False) -> dict[str, A
         "parts": dict(Counter(_part(name) for name in file.modules)),
         "modules": len(file.modules),
         "groups": [{**groups[key], "modules": count} for key, count in counts.most_common()],
-        "families": list(adapter_families(file)),
+        "families": list(families),
+        "family": in_words(families),
         "parameters": _parameters(file),
         "dtypes": dict(Counter(DTYPE_NAMES[info.dtype] for info in file.file.tensors.values())),
         "type": kind_of(file).name,
@@ -67,7 +70,7 @@ def text(described: dict[str, Any]) -> str:
         groups.append(f"  {group['modules']:5d} x {group['algorithm']}" + (f": {said}" if said else ""))
     lines = [
         f"{described['path']} ({described['bytes']:,} bytes, {described['parameters']:,} parameters)",
-        f"for {' or '.join(described['families'])}: "
+        f"for {described['family']}: "
         + ", ".join(f"{count} modules in {part}" for part, count in described["parts"].items()),
         *groups,
     ]

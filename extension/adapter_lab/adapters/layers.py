@@ -16,7 +16,7 @@ from torch import Tensor
 
 from adapter_lab.adapters.base import Adapter
 from adapter_lab.adapters.checkpoint import Checkpoint, open_checkpoint
-from adapter_lab.adapters.family import FAMILY_NAMES, adapter_families
+from adapter_lab.adapters.family import FAMILY_NAMES, STABLE_DIFFUSION, adapter_families, in_words
 from adapter_lab.adapters.file import AdapterFile
 from adapter_lab.adapters.full import Full
 from adapter_lab.adapters.keys import Target, TargetTable, family_of, resolve, targets
@@ -127,16 +127,24 @@ def open_base(path: str | os.PathLike[str] | None, files: Sequence[AdapterFile])
             return Base(targets(checkpoint.shapes), family_of(checkpoint.shapes), checkpoint)
         except FileFormatError as error:
             raise FileFormatError(f"{path} cannot be used: {error}") from None
-    families = [adapter_families(file) for file in files]
-    common = reduce(lambda one, other: tuple(family for family in one if family in other), families)
-    if not common:
-        said = (
-            f"{file.path} for {' or '.join(FAMILY_NAMES[one] for one in own)}" for file, own in zip(files, families)
-        )
+    families = [(file, own) for file in files if (own := adapter_families(file))]
+    common = reduce(_in_both, (own for _, own in families), tuple(FAMILY_NAMES)) if families else ()
+    if families and not common:
+        said = (f"{file.path} for {in_words(own)}" for file, own in families)
         raise FileFormatError(f"These files were trained for different base models: {', '.join(said)}.")
-    family = common[0] if len(common) == 1 else max(common, key=lambda one: _fitting(files, standard_targets(one)))
-    known = len(common) == 1 or _fitting(files, standard_targets(family)) > 0
-    return Base(standard_targets(family) if known else TargetTable(), family if known else None, None)
+    released = [family for family in common if family in STABLE_DIFFUSION]
+    if len(common) == 1 and not released:
+        return Base(TargetTable(), common[0], None)
+    if len(released) == 1:
+        return Base(standard_targets(released[0]), released[0], None)
+    family = max(released, key=lambda one: _fitting(files, standard_targets(one)), default=None)
+    if family is None or not _fitting(files, standard_targets(family)):
+        return Base(TargetTable(), None, None)
+    return Base(standard_targets(family), family, None)
+
+
+def _in_both(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(family for family in one if family in other)
 
 
 def _fitting(files: Sequence[AdapterFile], table: TargetTable) -> int:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from adapter_lab.adapters import remembered
-from adapter_lab.adapters.family import FAMILY_NAMES, adapter_families
+from adapter_lab.adapters.family import adapter_families, in_words
 from adapter_lab.adapters.file import AdapterFile
 from adapter_lab.adapters.kind import Kind, kind_of, labels
 from adapter_lab.adapters.lineage import Lineage, lineage_of
@@ -78,7 +78,7 @@ class Run:
     @property
     def for_base(self) -> str:
         """The base models it may be for, in words."""
-        return " or ".join(FAMILY_NAMES.get(family, family) for family in self.families)
+        return in_words(self.families)
 
 
 class Library:

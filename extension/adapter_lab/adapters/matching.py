@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from adapter_lab.adapters.family import FAMILY_NAMES, adapter_families
+from adapter_lab.adapters.family import FAMILY_NAMES, adapter_families, in_words
 from adapter_lab.adapters.file import AdapterFile, ModuleError
 from adapter_lab.adapters.keys import Target, TargetTable, canonical, resolve
 from adapter_lab.errors import FileFormatError
@@ -107,11 +107,10 @@ def match(file: AdapterFile, table: Mapping[str, Target], family: str | None, ba
 
 def _check_family(file: AdapterFile, family: str | None, base_name: str) -> None:
     trained_for = adapter_families(file)
-    if family is not None and family not in trained_for:
-        known = " or ".join(FAMILY_NAMES[one] for one in trained_for)
+    if family is not None and trained_for and family not in trained_for:
         raise FileFormatError(
-            f"{file.path} was trained for {known}, but {base_name} is an {FAMILY_NAMES[family]} checkpoint; "
-            "choose an adapter of the same family."
+            f"{file.path} was trained for {in_words(trained_for)}, but {base_name} is an {FAMILY_NAMES[family]} "
+            "checkpoint; choose an adapter of the same family."
         )
 
 

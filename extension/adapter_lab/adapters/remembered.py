@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from adapter_lab.adapters.library import Entry, Signature
 
 # Raised when the same header comes to mean something else.
-FORMAT = f"1 {__version__}"
+FORMAT = f"2 {__version__}"
 
 
 def load(path: Path, make: type[Entry]) -> dict[Path, tuple[Signature, Entry | None]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from adapter_lab.adapters.family import FAMILY_NAMES
+from adapter_lab.adapters.family import FAMILY_NAMES, in_words
 from adapter_lab.adapters.library import Entry, Run
 from adapter_lab.comparing.best import Records
 from adapter_lab.comparing.cell import FILE, STEP, STRENGTH, STUDY, TYPE, Cell
@@ -111,8 +111,8 @@ class Grid:
             entry = self._at_step(self.pool.run_for(cell, family), cell.step or LAST)
         known = family or self.pool.family
         if known is not None and known not in entry.families:
-            wanted = " or ".join(FAMILY_NAMES[one] for one in entry.families)
-            raise AdapterLabError(f"{entry.name} is for {wanted}, but the base model is {FAMILY_NAMES[known]}.")
+            wanted, base = in_words(entry.families), in_words([known])
+            raise AdapterLabError(f"{entry.name} is for {wanted}, but the base model is {base}.")
         if not entry.path.is_file():
             raise AdapterLabError(f"{entry.path.name} is not there any more.")
         return entry

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from adapter_lab.adapters.family import FAMILY_NAMES
+from adapter_lab.adapters.family import in_words
 from adapter_lab.adapters.kind import fits, labels
 from adapter_lab.adapters.library import Entry, Run, Shelf
 from adapter_lab.comparing.cell import Cell
@@ -80,7 +80,7 @@ class Pool:
         elsewhere = self.of_type(wanted, self.shelf.runs)
         if cell.study is not None or not elsewhere:
             raise AdapterLabError(f"There is no {wanted}" + (f" in the study {cell.study}." if cell.study else "."))
-        base = FAMILY_NAMES.get(family or self.family or "", "another base")
+        base = in_words(filter(None, [family or self.family]))
         raise AdapterLabError(f"{elsewhere[0].name} is for {elsewhere[0].for_base}, but the base model is {base}.")
 
     def _like_the_prompts(self, runs: Sequence[Run]) -> list[Run]:
