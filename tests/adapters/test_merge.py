@@ -130,7 +130,7 @@ def test_files_of_different_families_or_shapes_are_refused(tmp_path: Path) -> No
     save_adapter(one, {"lora_te2_text_model_encoder_layers_0_mlp_fc1.diff": torch.zeros(4, 4)}, {})
     save_adapter(two, {"lora_unet_down_blocks_3_resnets_0_conv1.diff": torch.zeros(4, 4)}, {})
     with pytest.raises(
-        FileFormatError, match=r"different base models: .*0.safetensors for SDXL or Stable Diffusion 3, .*1.safetensors for SD1.5"
+        FileFormatError, match=r"different base models: .*0.safetensors for SDXL or .*, .*1.safetensors for SD1.5"
     ):
         merge([(one, 1.0), (two, 1.0)], tmp_path / "out.safetensors")
     save_adapter(three, {"lora_te2_text_model_encoder_layers_0_mlp_fc1.diff": torch.zeros(5, 4)}, {})

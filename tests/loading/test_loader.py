@@ -151,7 +151,7 @@ def missing(path: Path) -> str:
 REFUSED = {
     pickled: "is a pickle file, which could run code when read; convert it to .safetensors first.",
     truncated: "is cut short: it should have",
-    for_sdxl: "was trained for SDXL or Stable Diffusion 3, but my checkpoint is an SD1.5 checkpoint; choose an adapter of the same family.",
+    for_sdxl: "Stable Diffusion 3, but my checkpoint is an SD1.5 checkpoint; choose an adapter of the same family.",
     missing: "There is no file",
 }
 
