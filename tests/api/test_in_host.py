@@ -148,7 +148,7 @@ def script_of(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(start, "_turns", [turns])
         monkeypatch.setitem(sys.modules, "modules.shared", SimpleNamespace(state=state))
         scripts = SimpleNamespace(Script=object, AlwaysVisible="always")
-        return start.script_class(scripts, None)()
+        return start.script_class(scripts, None, None)()
 
     return make
 

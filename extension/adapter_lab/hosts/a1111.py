@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import math
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapter_lab.hosts.a1111_layers import SLOTS, attach_slots, base_of, mark_stale, put_back
+from adapter_lab.hosts.a1111_layers import NAME, SLOTS, attach_slots, base_of, mark_stale, put_back, slots_of
 from adapter_lab.hosts.a1111_patching import Patching, Step
 from adapter_lab.hosts.base_model import BaseModel
 from adapter_lab.hosts.conditions import forget_conditions
@@ -42,7 +43,7 @@ class A1111:
         self._ours: set[str] = set()  # paths of the prompt's files that are ours
         self._plans: dict[tuple[str, int | None], Plan | None] = {}  # by path and ranks kept
         self._planned: tuple[Callable[[], Any], ...] = ()  # model and checkpoint the plans are for, held weakly
-        self._patching = Patching(self._follow_model)
+        self._patching = Patching(self._follow_model, self._note)
 
     def install_loader(self, loader: Loader) -> list[str]:
         self._loader = loader
@@ -69,6 +70,14 @@ class A1111:
             put_back(layer)
             layer.__dict__.pop(SLOTS, None)
         self._loader, self._requests, self._base, self._ours = None, [], None, set()
+
+    def settle(self) -> None:
+        if self._patching.steps:
+            self._patching.follow_strengths(importlib.import_module("networks"), _models()[:1])
+
+    def _note(self, key: str, strengths: dict[str, float]) -> None:
+        if self._loader is not None:
+            self._loader.ledger.patched(key, strengths)
 
     def adapter_folder(self) -> list[Path]:
         return adapter_folders()
@@ -122,6 +131,7 @@ class A1111:
             result = original(*arguments)
             with guarded("reading the prompt's adapters"):
                 if prepared:
+                    _tell_apart(self._requests, networks.loaded_networks)
                     self._make_steps()
                 self._patching.patch_what_runs_unseen(networks, _models()[:1])
             return result
@@ -167,13 +177,16 @@ class A1111:
         if loader is None or base is None:
             return
         plans = {}
+        records = _records_by_path()
+        model = _loaded_model()
+        layers = {slot.key: getattr(slot.layer, NAME) for slot in slots_of(model)} if model is not None else {}
         for request in self._requests:
-            if request.path is None or request.path not in self._ours:
+            if request.path is None or request.path not in self._ours or not records.get(request.path):
                 continue
-            key = (request.path, request.dyn)
+            key, record = (request.path, request.dyn), records[request.path].pop(0)
             plan = plans[key] = self._plans[key] if key in self._plans else loader.plan(request.path, base, request.dyn)
             if plan is not None:
-                self._patching.steps.append(Step(plan, request.te_strength, request.unet_strength))
+                self._patching.steps.append(Step.begin(plan, record, layers))
         self._plans = plans
 
     def _follow_model(self) -> None:
@@ -219,6 +232,28 @@ def _models() -> list[Any]:
     data = importlib.import_module("modules.sd_models").model_data
     models = [data.sd_model, *getattr(data, "loaded_sd_models", ())]
     return list({id(model): model for model in models if model is not None}.values())
+
+
+def _records_by_path() -> dict[str, list[Any]]:
+    """A1111's records of the files that are ours and loaded, in the prompt's order."""
+    found: dict[str, list[Any]] = {}
+    for record in importlib.import_module("networks").loaded_networks:
+        if hasattr(record, OURS):
+            found.setdefault(record.network_on_disk.filename, []).append(record)
+    return found
+
+
+def _tell_apart(requests: Sequence[Request], records: list[Any]) -> None:
+    """Give a file that a prompt names twice two records, each with its own strengths: A1111 uses one twice."""
+    asked: dict[str, list[Request]] = {}
+    for request in requests:
+        asked.setdefault(str(request.path), []).append(request)
+    for i, record in enumerate(records):
+        if hasattr(record, OURS) and len(asked.get(record.network_on_disk.filename, ())) > 1:
+            request = asked[record.network_on_disk.filename].pop(0)
+            records[i] = record = copy.copy(record)
+            record.te_multiplier, record.unet_multiplier = request.te_strength, request.unet_strength
+            record.dyn_dim = request.dyn
 
 
 def _drop(is_wrong: Callable[[Any], bool]) -> None:

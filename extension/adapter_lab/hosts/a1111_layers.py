@@ -106,7 +106,7 @@ def change(slot: Slot, steps: Sequence[tuple[WeightPatch, float]]) -> None:
     work = original.to(tensor.device, working_dtype(original.dtype), copy=True)
     with torch.no_grad():
         for patch, strength in steps:
-            patch.apply_(work, strength)
+            patch.change_(work, strength)
         tensor.copy_(work)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -22,12 +23,21 @@ class Classic(ForgeFamily):
     name = "classic"
     title = "Forge-classic"
     lora_module = "ldm_patched.modules.lora"
+    patch_type = PATCH_TYPE
 
     def hook_weights(self, hooks: Hooks) -> None:
         patcher = importlib.import_module("ldm_patched.modules.model_patcher")
         hooks.set_item(patcher.extra_weight_calculators, PATCH_TYPE, calculate)
+        hooks.replace(patcher.ModelPatcher, "patch_model", self._patch_model)
         encoders = importlib.import_module("modules_forge.forge_clip")
         hooks.replace(encoders.CLIP_SD_XL_G, "encode_with_transformers", _with_current_projection)
+
+    def _patch_model(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def patch_model(patcher: Any, device_to: Any = None, patch_weights: bool = True) -> Any:
+            with self.patching(patcher.model) if patch_weights else nullcontext():
+                return original(patcher, device_to, patch_weights)
+
+        return patch_model
 
     def add_patches(
         self, patcher: Any, patches: Mapping[str, WeightPatch], strength: float, tag: str, online: bool

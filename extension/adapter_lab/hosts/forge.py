@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -24,11 +25,35 @@ class Forge(ForgeFamily):
     name = "forge"
     title = "Forge"
     lora_module = "backend.patcher.lora"
+    patch_type = PATCH_TYPE
 
     def hook_weights(self, hooks: Hooks) -> None:
-        hooks.set_item(importlib.import_module(self.lora_module).extra_weight_calculators, PATCH_TYPE, calculate)
-        # Adapters applied on the fly are computed in the dtype of the picture.
-        hooks.replace(importlib.import_module("backend.operations"), "merge_lora_to_weight", _in_fp32)
+        lora = importlib.import_module(self.lora_module)
+        hooks.set_item(lora.extra_weight_calculators, PATCH_TYPE, calculate)
+        hooks.replace(lora.LoraLoader, "refresh", self._refresh)
+        for module in (lora, importlib.import_module("backend.operations")):
+            hooks.replace(module, "merge_lora_to_weight", self._merge)
+
+    def _refresh(self, original: Callable[..., None]) -> Callable[..., None]:
+        def refresh(loader: Any, lora_patches: Any, *args: Any, force_refresh: bool = False, **named: Any) -> None:
+            same = str(list(lora_patches)) == loader.loaded_hash and not force_refresh  # nothing is patched then
+            with nullcontext() if same else self.patching(loader.model):
+                original(loader, lora_patches, *args, force_refresh=force_refresh, **named)
+
+        return refresh
+
+    def _merge(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """In fp32 if one of the patches is ours, on the fly too: it is rounded once."""
+
+        def merge_lora_to_weight(
+            patches: Any, weight: Any, key: str = "online_lora", computation_dtype: torch.dtype = torch.float32
+        ) -> Tensor:
+            if not any(_is_ours(patch[1]) for patch in patches):
+                return original(patches, weight, key, computation_dtype)
+            with self.patching_one():
+                return original(patches, weight, key, torch.float32)
+
+        return merge_lora_to_weight
 
     def add_patches(
         self, patcher: Any, patches: Mapping[str, WeightPatch], strength: float, tag: str, online: bool
@@ -71,19 +96,6 @@ def calculate(weight: Tensor, strength: float, payload: tuple[WeightPatch, Tenso
         return apply_in_fp32(patch, weight, strength)
     factor = scale.detach().to(weight)
     return apply_in_fp32(patch, weight * factor, strength) / factor
-
-
-def _in_fp32(merge: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Forge's computation of a weight from patches, in fp32 if one is ours: it rounds the result once."""
-
-    def merge_lora_to_weight(
-        patches: Any, weight: Any, key: str = "online_lora", computation_dtype: torch.dtype = torch.float32
-    ) -> Tensor:
-        if any(_is_ours(patch[1]) for patch in patches):
-            computation_dtype = torch.float32
-        return merge(patches, weight, key, computation_dtype)
-
-    return merge_lora_to_weight
 
 
 def _is_ours(payload: Any) -> bool:

@@ -11,12 +11,14 @@ import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from adapter_lab.hosts.base_model import BaseModel, comfy_base
+from adapter_lab.hosts.block_weights import keep_no_longer, keep_patches_of_type
 from adapter_lab.hosts.conditions import forget_conditions
 from adapter_lab.hosts.console import say
 from adapter_lab.hosts.guard import guarded
@@ -45,6 +47,7 @@ class ForgeFamily(ABC):
     name: str
     title: str
     lora_module: str  # of `model_lora_keys_unet` and `model_lora_keys_clip`
+    patch_type: str | None = None  # what our patches are called among the web UI's, if patches there have types
 
     def __init__(self) -> None:
         self._hooks = Hooks()
@@ -71,6 +74,22 @@ class ForgeFamily(ABC):
 
     def forget_patched(self, model: Any) -> None:  # noqa: B027, since most have nothing to forget
         """Make the web UI patch the loaded model anew, also where it thinks that it has done so."""
+
+    def patching(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Goes around what patches all weights of a UNet or of the text encoders, for the report (`patched.Ledger`)."""
+        loaded = _loaded_model()
+        if self._loader is None or loaded is None:
+            return nullcontext()
+        objects = loaded.forge_objects_original
+        if model is objects.unet.model:
+            return self._loader.ledger.patching("unet")
+        if objects.clip is not None and model is objects.clip.cond_stage_model:
+            return self._loader.ledger.patching("te1", "te2")
+        return nullcontext()
+
+    def patching_one(self) -> AbstractContextManager[None]:
+        """Goes around what computes a single weight from its patches."""
+        return nullcontext() if self._loader is None else self._loader.ledger.patching()
 
     def loads_alone(self, model: Any) -> bool:
         """Whether the loaded model is of a kind whose weights only the web UI can patch."""
@@ -106,6 +125,8 @@ class ForgeFamily(ABC):
     def remove_loader(self) -> None:
         """Undo `install_loader`; what we applied goes with the next generation."""
         self._hooks.undo()
+        if self.patch_type is not None:
+            keep_no_longer(self.patch_type)
         self.reset_caches()
         self._loader = self._base = None
 
@@ -129,6 +150,8 @@ class ForgeFamily(ABC):
             with guarded("preparing the prompt's adapters"):
                 dyn = dyn_dims[0] if dyn_dims else named.get("dyn_dims")
                 kept = self._prepare(requests_of(_networks(), names, te_multipliers, unet_multipliers, dyn))
+                if self.patch_type is not None:
+                    keep_patches_of_type(self.patch_type)
                 lists = [_only(kept, each) for each in lists]
                 named = {name: _only(kept, each) for name, each in named.items()}
             try:
@@ -246,6 +269,9 @@ class ForgeFamily(ABC):
         return self._loader.bases.of((unet, text), make)
 
     # The rest of `protocol.Host`.
+
+    def settle(self) -> None:  # noqa: B027, since the model is patched when it is used
+        """Nothing is patched before the model is used."""
 
     def adapter_folder(self) -> list[Path]:
         """Folders the web UI finds `<lora:...>` files in, the one to save into first."""

@@ -20,6 +20,9 @@ def infotext(reports: Iterable[FileReport]) -> str:
 def begin_batch(processing: Any, reports: Iterable[FileReport]) -> None:
     """Write the reports of a batch's prompt into a `StableDiffusionProcessing`, in place of the last batch's."""
     setattr(processing, REPORTS, {})
+    for report in (reports := list(reports)):
+        if report.patched is not None:
+            report.patched.begin_picture()
     _write(processing, reports)
 
 

@@ -18,12 +18,13 @@ def apply_in_fp32(patch: WeightPatch, weight: Tensor, strength: float) -> Tensor
     for module in patch.modules:  # one by one, so that none is applied twice
         single = replace(patch, modules=[module])
         try:
-            single.apply_(weight, strength)
+            single.change_(weight, strength)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             on_cpu = weight.cpu()
-            single.apply_(on_cpu, strength)
+            single.change_(on_cpu, strength)
             weight.copy_(on_cpu)
+    patch.on_patched(patch, strength)
     return weight
 
 

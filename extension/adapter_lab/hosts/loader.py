@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from adapter_lab.errors import AdapterLabError, FileFormatError
 from adapter_lab.hosts.base_model import BaseModel, BaseModels
 from adapter_lab.hosts.cache import AdapterCache, CachedFile, Signature, signature_of
 from adapter_lab.hosts.console import say
+from adapter_lab.hosts.patched import Ledger
 from adapter_lab.hosts.plan import Plan
 from adapter_lab.hosts.report import FileReport, algorithms
 from adapter_lab.hosts.verdicts import APPLY, verdict
@@ -54,11 +55,12 @@ class Request:
 
 
 class Loader:
-    """One per web UI process. `host` is the web UI's name in `verdicts.TABLE`."""
+    """One per web UI process. `host` is the web UI's name in `verdicts.TABLE`, `step` tells the sampling step."""
 
-    def __init__(self, settings: LoaderSettings, host: str) -> None:
+    def __init__(self, settings: LoaderSettings, host: str, step: Callable[[], int] = lambda: 0) -> None:
         self.settings = settings
         self.host = host
+        self.ledger = Ledger(step)
         self.cache = AdapterCache(lambda: settings.cache_bytes)
         self.bases = BaseModels()
         self._requests: list[Request] = []
@@ -85,6 +87,7 @@ class Loader:
             if request.path is None and chosen[0]:
                 say(FileReport(request.name, "", refused=_missing(request.name)).line())
         self.cache.trim(now)
+        self.ledger.keep(now.keys())
         return forget
 
     def takes(self, path: str, base: BaseModel | None) -> bool:
@@ -177,8 +180,20 @@ class Loader:
                 found[request.path] = self._reports[request.path]
         return list(found.values())
 
+    def finish(self) -> list[FileReport]:
+        """`reports` when a picture is made; says what its weights got other than asked, once while it is the same."""
+        found = self.reports()
+        for report in found:
+            if report.differs and report.said != report.summary():
+                report.said = report.summary()
+                if report.lost or self.settings.verbosity != "quiet":
+                    say(report.warning() or report.said)
+        return found
+
     def _watch(self, plan: Plan, report: FileReport) -> None:
-        """Let modules that fail while the web UI patches its weights reach the report."""
+        """Let the strengths that its weights get, and modules that fail meanwhile, reach the report."""
+        report.patched = self.ledger.open(report.path, plan)
+        report.patched.asked = lambda part: self._asked(report.path, part)
 
         def failed(module: str, reason: str) -> None:
             if report.fail(module, reason):
@@ -186,6 +201,15 @@ class Loader:
 
         for patch in plan.patches.values():
             patch.on_failure = failed
+
+    def _asked(self, path: str, part: str) -> float | None:
+        """The strength the prompt gives a part of the model; None if it has another prompt by now."""
+        strengths = [
+            request.unet_strength if part == "unet" else request.te_strength
+            for request in self._requests
+            if request.path == path
+        ]
+        return sum(strengths) if strengths else None
 
     def _name_of(self, path: str) -> str:
         return next((request.name for request in self._requests if request.path == path), Path(path).stem)

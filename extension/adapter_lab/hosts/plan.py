@@ -44,6 +44,7 @@ class WeightPatch:
     part: str
     modules: list[ModulePatch] = field(default_factory=list)
     on_failure: Callable[[str, str], None] = lambda module, reason: None
+    on_patched: Callable[[WeightPatch, float], None] = lambda patch, strength: None
 
     @property
     def of_bias(self) -> bool:
@@ -51,10 +52,17 @@ class WeightPatch:
         return self.modules[0].of_bias
 
     def apply_(self, weight: Tensor, strength: float) -> None:
-        """Turn W, in fp32 or fp64, into W + m (W' - W) in place.
+        """Turn W, in fp32 or fp64, into W + m (W' - W) in place, and tell `on_patched` so."""
+        self.change_(weight, strength)
+        self.on_patched(self, strength)
+
+    def change_(self, weight: Tensor, strength: float) -> None:
+        """What `apply_` does to W, told to nobody.
 
         A module that cannot be computed leaves its rows as they were and is told to `on_failure`.
         """
+        if strength == 0:
+            return
         with exact(weight.device):
             for module in self.modules:
                 reason = _tried(module, weight, strength)
@@ -72,7 +80,7 @@ class WeightPatch:
     def delta(self, weight: Tensor, strength: float) -> Tensor:
         """m (W' - W) in fp32 (fp64 for fp64), for web UIs that add differences."""
         work = weight.to(working_dtype(weight.dtype), copy=True)
-        self.apply_(work, strength)
+        self.change_(work, strength)
         return work.sub_(weight)
 
 

@@ -30,6 +30,9 @@ class Host(Protocol):
     def remove_loader(self) -> None:
         """Undo `install_loader`; nothing of ours stays."""
 
+    def settle(self) -> None:
+        """All extensions have had their turn with the prompt's adapters, and nothing of the model has run yet."""
+
     def adapter_folder(self) -> list[Path]:
         """Folders the web UI finds `<lora:...>` files in, the one to save into first."""
 

@@ -6,8 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from adapter_lab.adapters.file import AdapterFile
+from adapter_lab.hosts.patched import Patched
 
 SHOWN = 3  # modules a warning names
+LOST = "The patches of {count} were taken out, as another extension may do, before the weights were patched"
 
 
 @dataclass
@@ -22,11 +24,23 @@ class FileReport:
     seconds: float = 0.0  # reading and matching it
     reasons: dict[str, str] = field(default_factory=dict)  # module or tensor -> why it was not applied
     refused: str | None = None
+    patched: Patched | None = None  # what the weights got; until the picture is made, `applied` is what they are to get
+    said: str = ""  # on the console, of a picture whose weights got something else than the prompt asks for
 
     @property
     def complete(self) -> bool:
         """Whether all of the file was applied."""
-        return not self.refused and not self.reasons
+        return not self.refused and not self.reasons and not self.lost
+
+    @property
+    def differs(self) -> bool:
+        """Whether the weights got something else than the prompt asks for."""
+        return bool(self.lost) or (self.patched is not None and self.patched.remark() != "")
+
+    @property
+    def lost(self) -> set[str]:
+        """Modules whose patches something else in the web UI took out before the weights were patched."""
+        return self.patched.lost() if self.patched is not None and self.patched.is_known else set()
 
     def fail(self, module: str, reason: str) -> bool:
         """Note that a module that counted as applied was not; whether that is new."""
@@ -46,17 +60,28 @@ class FileReport:
         """For the infotext, the same for the same picture: `my-file: lokr, 354 of 354 modules`."""
         if self.refused:
             return f"{self.name}: not applied"
-        return f"{self.name}: {self.algorithms}, {self.applied} of {self.total} modules"
+        applied, remark = self.applied, ""
+        if self.patched is not None and self.patched.is_known:
+            applied -= len(self.patched.without_effect() - self.reasons.keys())
+            remark = self.patched.remark()
+        return f"{self.name}: {self.algorithms}, {applied} of {self.total} modules{remark and f', {remark}'}"
 
     def warning(self, shown: int = SHOWN) -> str | None:
         """What was not applied and why, the first `shown` modules by name; None if nothing is missing."""
         if self.refused:
             return self.line()
-        if not self.reasons:
-            return None
-        missed = [f"{module}: {reason}" for module, reason in list(self.reasons.items())[:shown]]
-        more = len(self.reasons) - len(missed)
-        return f"{self.summary()}. Not applied: {'; '.join(missed)}{f'; and {more} more' if more else ''}."
+        sentences = [self.summary()]
+        if self.reasons:
+            missed = [f"{module}: {reason}" for module, reason in list(self.reasons.items())[:shown]]
+            more = len(self.reasons) - len(missed)
+            sentences.append(f"Not applied: {'; '.join(missed)}{f'; and {more} more' if more else ''}")
+        if self.lost:
+            sentences.append(LOST.format(count=_modules(len(self.lost))))
+        return f"{'. '.join(sentences)}." if len(sentences) > 1 else None
+
+
+def _modules(count: int) -> str:
+    return f"{count} module" if count == 1 else f"{count} modules"
 
 
 def algorithms(file: AdapterFile) -> str:

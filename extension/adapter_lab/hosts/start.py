@@ -16,6 +16,7 @@ from adapter_lab.hosts.protocol import Host
 from adapter_lab.hosts.report import FileReport
 from adapter_lab.hosts.settings import Settings, add_options
 from adapter_lab.hosts.turns import Turns
+from adapter_lab.hosts.webui import sampling_step
 from adapter_lab.hosts.xyz import Axes
 
 _running: list[tuple[Host, Loader]] = []
@@ -41,7 +42,7 @@ def start() -> type | None:
         return None
     shared = importlib.import_module("modules.shared")
     callbacks = importlib.import_module("modules.script_callbacks")
-    loader = Loader(Settings(shared.opts), host.name)
+    loader = Loader(Settings(shared.opts), host.name, sampling_step)
     _running.append((host, loader))
     _axes.append(Axes(host, loader))
     callbacks.on_script_unloaded(stop)
@@ -50,7 +51,7 @@ def start() -> type | None:
         callbacks.on_before_ui(_install_axes)
     for message in host.install_loader(loader):
         say(message)
-    return script_class(importlib.import_module("modules.scripts"), loader)
+    return script_class(importlib.import_module("modules.scripts"), host, loader)
 
 
 def axes() -> Axes | None:
@@ -76,7 +77,7 @@ def stop() -> None:
         loader.cache.clear()
 
 
-def script_class(scripts: Any, loader: Loader) -> type:
+def script_class(scripts: Any, host: Host, loader: Loader) -> type:
     """Our script: invisible, always on, it writes what was loaded into each picture. scripts: `modules.scripts`."""
 
     class AdapterLab(scripts.Script):
@@ -92,16 +93,18 @@ def script_class(scripts: Any, loader: Loader) -> type:
                     turns.wait(importlib.import_module("modules.shared").state, bool(getattr(p, "is_api", False)))
 
         def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
-            _write(begin_batch, p, loader)  # web UIs activate the prompt's networks just before
+            with guarded("patching what the prompt's adapters are to change"):
+                host.settle()  # web UIs activate the prompt's networks just before
+            _write(begin_batch, p, loader.reports)
 
         def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
-            _write(end_batch, p, loader)
+            _write(end_batch, p, loader.finish)
 
     return AdapterLab
 
 
-def _write(how: Callable[[Any, list[FileReport]], None], p: Any, loader: Loader) -> None:
+def _write(how: Callable[[Any, list[FileReport]], None], p: Any, reports: Callable[[], list[FileReport]]) -> None:
     try:
-        how(p, loader.reports())
+        how(p, reports())
     except Exception:  # a remark is not worth a picture
         say(f"could not write into the picture's infotext:\n{traceback.format_exc()}")

@@ -23,6 +23,9 @@ class UnknownHost:
     def remove_loader(self) -> None:
         """Nothing was installed."""
 
+    def settle(self) -> None:
+        """Nothing of ours is applied there."""
+
     def adapter_folder(self) -> list[Path]:
         folder = getattr(importlib.import_module("modules.shared").cmd_opts, "lora_dir", None)
         return [Path(folder)] if folder else []

@@ -58,6 +58,12 @@ def without_missing(requests: Sequence[Request], arguments: tuple[Any, ...]) -> 
     return tuple(None if values is None else [values[i] for i in kept] for values in arguments)
 
 
+def sampling_step() -> int:
+    """The sampling step of the picture that is being made, from 0."""
+    state = getattr(sys.modules.get("modules.shared"), "state", None)
+    return int(getattr(state, "sampling_step", 0) or 0)
+
+
 def adapter_folders() -> list[Path]:
     """The folders `<lora:...>` files are found in, the one to save into first."""
     options = importlib.import_module("modules.shared").cmd_opts
