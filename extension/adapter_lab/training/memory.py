@@ -94,7 +94,9 @@ def estimate(config: TrainConfig, memory: bool = True) -> Estimate:
 
 def _base(config: TrainConfig) -> Base:
     if config.base.checkpoint:
-        return open_base(config.base)
+        base = open_base(config.base)
+        base.check()
+        return base
     if config.base.family == "auto":
         raise ConfigError("The estimate needs a base: give --base with a checkpoint, or sd15, sd2 or sdxl.")
     return released_base(config.base.family)

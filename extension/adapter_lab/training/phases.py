@@ -94,6 +94,7 @@ class Preparation:
         """All phases; raises AdapterLabError for what is wrong with the base, the pictures or the settings."""
         config = self.config
         base = open_base(config.base)
+        base.check()
         for finding in base.findings:
             self.records.note(finding)
         # With a family that is set, validation has said it.
@@ -126,6 +127,7 @@ class Preparation:
     def fill_caches(self) -> None:
         """Encode what a run would keep on disk, and nothing else; raises what `run` does."""
         base = open_base(self.config.base)
+        base.check()
         dataset = self.scan(base)
         vae, encoders = self._slots(base)
         if dataset.cacheable and self.config.dataset.cache_latents == "disk":

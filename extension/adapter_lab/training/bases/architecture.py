@@ -51,9 +51,6 @@ def unet_config(shapes: Shapes, family: str) -> dict[str, Any]:
 
     levels = _count(paths, r"down_blocks\.(\d+)\.")
     widths = [shape(f"down_blocks.{level}.resnets.0.conv1")[0] for level in range(levels)]
-    depths = [_count(paths, rf"down_blocks\.{i}\.attentions\.0\.transformer_blocks\.(\d+)\.") for i in range(levels)]
-    # The middle block has the depth of the last level, which itself may have no transformers (SD1.5, SD2).
-    middle = _count(paths, r"mid_block\.attentions\.0\.transformer_blocks\.(\d+)\.")
     projections = [shape(name) for name in paths if name.endswith("attentions.0.proj_in")]
     contexts = [shape(name)[1] for name in paths if name.endswith("attn2.to_k")]
     heads = FAMILIES[family].heads
@@ -63,8 +60,7 @@ def unet_config(shapes: Shapes, family: str) -> dict[str, Any]:
         "out_channels": shape("conv_out")[0],
         "block_out_channels": widths,
         "layers_per_block": _count(paths, r"down_blocks\.0\.resnets\.(\d+)\."),
-        "transformer_layers_per_block": [depth or 1 for depth in depths[:-1]] + [depths[-1] or middle],
-        **block_types([depth > 0 for depth in depths]),
+        **_transformers(paths, levels),
         "cross_attention_dim": contexts[0],
         "attention_head_dim": heads or [max(1, width // HEAD_WIDTH) for width in widths],
         "use_linear_projection": len(projections[0]) == 2,
@@ -81,6 +77,39 @@ def unet_config(shapes: Shapes, family: str) -> dict[str, Any]:
     if time_width != 4 * widths[0]:
         config["time_embedding_dim"] = time_width
     return config
+
+
+def _transformers(paths: Iterable[str], levels: int) -> dict[str, Any]:
+    """diffusers' options on where a UNet of `levels` levels has transformers and how deep each of them is.
+
+    The released models are the same on the way up as on the way down, and their middle block is as deep as the last
+    level, which itself may have no transformers (SD1.5, SD2). Distilled ones (SSD-1B, Vega, KOALA) differ in each.
+    """
+
+    def depths(block: str) -> list[int]:
+        count = _count(paths, rf"{block}\.attentions\.(\d+)\.")
+        return [_count(paths, rf"{block}\.attentions\.{i}\.transformer_blocks\.(\d+)\.") for i in range(count)] or [0]
+
+    down = [depths(rf"down_blocks\.{level}") for level in range(levels)]
+    up = [depths(rf"up_blocks\.{level}") for level in range(levels)]
+    [middle, *_] = depths("mid_block")
+    plain = [entry[0] or 1 for entry in down[:-1]] + [down[-1][0] or middle]
+    kinds = block_types([entry[0] > 0 for entry in down])
+    kinds["up_block_types"] = block_types([entry[0] > 0 for entry in reversed(up)])["up_block_types"]
+    config: dict[str, Any] = {"transformer_layers_per_block": plain, **kinds}
+    same = all({*one} == {one[0]} == {*other} for one, other in zip(down, reversed(up)))
+    if not same:
+        config["transformer_layers_per_block"] = [_depth(entry) for entry in down]
+        config["reverse_transformer_layers_per_block"] = [_depth(entry) for entry in up]
+    if not middle:
+        resnets = _count(paths, r"mid_block\.resnets\.(\d+)\.")
+        config["mid_block_type"] = "UNetMidBlock2D" if resnets else None
+    return config
+
+
+def _depth(of_each: list[int]) -> int | list[int]:
+    """Depths of a level's transformers as diffusers is given them; a level without any takes no part in it."""
+    return of_each if any(of_each) else 1
 
 
 def _pooled_width(shapes: Shapes) -> int:

@@ -16,7 +16,7 @@ from adapter_lab.config import BaseConfig
 from adapter_lab.errors import ConfigError, FileFormatError
 from adapter_lab.training.bases.components import Component
 from adapter_lab.training.bases.detect import detect
-from adapter_lab.training.bases.families import FAMILIES, Family
+from adapter_lab.training.bases.families import FAMILIES, Family, distilled_name
 from adapter_lab.training.bases.folder import open_any, open_vae
 from adapter_lab.training.bases.modules import new_text_encoder, new_unet, new_vae
 from adapter_lab.training.bases.single_file import Opened
@@ -144,6 +144,11 @@ class Base:
         }
         return TextEncoders(self.family, parts, self.tokenizer, self.clip_skip)
 
+    def check(self) -> None:
+        """Raise FileFormatError where a part of the file cannot be loaded, so that nothing is done in vain before."""
+        for part, component in self.components.items():
+            component.check(lambda part=part: self._build(part), whole=part == "unet")  # type: ignore[misc]
+
     def noise_schedule(self) -> NoiseSchedule:
         """Stable Diffusion's schedule of 1000 steps, scaled linear; rescaled if the base has zero terminal SNR."""
         alphas_cumprod = scaled_linear_alphas_cumprod()
@@ -219,7 +224,9 @@ def open_base(config: BaseConfig) -> Base:
     clip_skip = config.clip_skip or FAMILIES[opened.family].clip_skip
     if clip_skip > depth:
         raise ConfigError(f"base.clip_skip is {clip_skip}, but the text encoder of {path} has only {depth} layers.")
-    findings = [f"{path.name} is {_a(FAMILIES[opened.family].title)} model.", *detection.findings]
+    smaller = distilled_name(opened.family, components["unet"].config)
+    kind = f" ({smaller}, a smaller one with fewer layers)" if smaller else ""
+    findings = [f"{path.name} is {_a(FAMILIES[opened.family].title)} model{kind}.", *detection.findings]
     if vae_path:
         findings.append(f"The VAE comes from {vae_path}.")
     return Base(

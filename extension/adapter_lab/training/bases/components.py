@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapter_lab.adapters.layouts import Source
+from adapter_lab.adapters.layouts import Shapes, Source
 from adapter_lab.errors import FileFormatError
 from adapter_lab.training.bases.modules import without_weights
 from adapter_lab.training.bases.sources import Weights, content_key
@@ -33,31 +33,58 @@ class Component:
         Tensors are read and cast one at a time, so no more than the module itself and one tensor is ever in memory.
         Raises FileFormatError if a tensor is missing or has another shape than the configuration asks for.
         """
-        module = without_weights(build)
+        module, shapes = without_weights(build), self.weights.shapes
         for owner_name, owner in module.named_modules():
             for name, parameter in owner.named_parameters(recurse=False):
                 full = f"{owner_name}.{name}" if owner_name else name
-                tensor = self._read(full, tuple(parameter.shape)).to(device=device, dtype=dtype)
+                tensor = self._read(full, tuple(parameter.shape), shapes).to(device=device, dtype=dtype)
                 owner.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
             for name, buffer in owner.named_buffers(recurse=False):
                 owner.register_buffer(name, buffer.to(device), persistent=name not in owner._non_persistent_buffers_set)
         return module.eval()
 
-    def _read(self, parameter: str, shape: tuple[int, ...]) -> Tensor:
+    def check(self, build: Callable[[], nn.Module], whole: bool) -> None:
+        """Raise FileFormatError where the file's tensors are not those of the module `build` makes.
+
+        `whole`: each tensor of `sources` must also have a place in it. Reads nothing but the header.
+        """
+        module = without_weights(build)
+        needed = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+        shapes = self.weights.shapes
+        for name, shape in needed.items():
+            self._fitting(name, shape, shapes)
+        extra = [name for name in self.sources if name not in needed]
+        if whole and extra:
+            raise FileFormatError(
+                f"{self.weights.path} has {len(extra)} tensors that no model Adapter Lab can build has a place for, "
+                f"such as {self.sources[extra[0]].key}; choose another checkpoint."
+            )
+
+    def _fitting(self, parameter: str, shape: tuple[int, ...], shapes: Shapes) -> Source:
+        """Where a parameter of this shape lies; raises FileFormatError where it is missing or of another shape."""
         # transformers 5 leaves `text_model.` out inside CLIPTextModel; the table always has it.
         source = self.sources.get(parameter) or self.sources.get(f"text_model.{parameter}")
         if source is None:
             raise FileFormatError(f"{self.weights.path} lacks the weights of {parameter}; use a complete checkpoint.")
+        found = tuple(shapes[source.key])
+        if source.rows:
+            found = (source.rows[1] - source.rows[0], *found[1:])
+        if source.transposed:
+            found = found[::-1]
+        if len(found) == 4 and len(shape) == 2 and found[2:] == (1, 1):
+            found = found[:2]  # LDM's 1x1 convolution, diffusers' linear layer
+        if found != shape:
+            raise FileFormatError(
+                f"{self.weights.path}: {source.key} has shape {found}, but a model of this kind needs {shape}; the "
+                "file is a pruned or altered model that Adapter Lab cannot train."
+            )
+        return source
+
+    def _read(self, parameter: str, shape: tuple[int, ...], shapes: Shapes) -> Tensor:
+        source = self._fitting(parameter, shape, shapes)
         tensor = self.weights.read(source.key)
         if source.rows:
             tensor = tensor[source.rows[0] : source.rows[1]].clone()  # else the fused tensor would stay in memory
         if source.transposed:
             tensor = tensor.T.contiguous()
-        if tensor.ndim == 4 and len(shape) == 2 and tensor.shape[2:] == (1, 1):
-            tensor = tensor[:, :, 0, 0].contiguous()  # LDM's 1x1 convolution, diffusers' linear layer
-        if tuple(tensor.shape) != shape:
-            raise FileFormatError(
-                f"{self.weights.path}: {source.key} has shape {tuple(tensor.shape)}, but a model of this kind needs "
-                f"{shape}; the file is a pruned or altered model that Adapter Lab cannot train."
-            )
-        return tensor
+        return tensor.view(shape).contiguous()

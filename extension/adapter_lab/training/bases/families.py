@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,3 +150,22 @@ FAMILIES: dict[str, Family] = {
         text_encoders={"te1": CLIP_L, "te2": OPEN_CLIP_G},
     ),
 }
+
+# Smaller models distilled from SDXL, by what tells their UNet from SDXL's and from each other's.
+DISTILLED: dict[str, dict[str, Any]] = {
+    "SSD-1B": {
+        "transformer_layers_per_block": [1, [2, 2], [4, 4]],
+        "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
+        "mid_block_type": "UNetMidBlock2D",
+    },
+    "Segmind Vega": {"transformer_layers_per_block": [1, 1, 2], "mid_block_type": "UNetMidBlock2D"},
+    "KOALA": {"layers_per_block": 1},
+}
+
+
+def distilled_name(family: str, unet: Mapping[str, Any]) -> str:
+    """What a smaller model of a family is called, by its UNet's configuration; "" for all others."""
+    if family != "sdxl":
+        return ""
+    rows = DISTILLED.items()
+    return next((name for name, row in rows if all(unet.get(key) == value for key, value in row.items())), "")

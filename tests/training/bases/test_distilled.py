@@ -1,0 +1,170 @@
+"""Smaller models distilled from SDXL (SSD-1B, Vega, KOALA), and files that are like none of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+from adapter_lab.adapters.apply import apply_adapters
+from adapter_lab.config import BaseConfig, TrainConfig
+from adapter_lab.errors import FileFormatError
+from adapter_lab.training.bases import open_base, save_single_file
+from adapter_lab.training.bases.layout import layout
+from adapter_lab.training.loop import train
+from adapter_lab.training.memory import estimate
+from adapter_lab.training.run import Run
+from tests.support.checkpoints import byte_vocabulary, tiny_configs, tiny_metadata, tiny_modules
+from tests.support.training import events_of, tiny_config
+
+# The published configurations of these models, at a tiny width.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "SSD-1B": {
+        "transformer_layers_per_block": [1, [2, 2], [4, 4]],
+        "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
+        "mid_block_type": "UNetMidBlock2D",
+    },
+    "Segmind Vega": {"transformer_layers_per_block": [1, 1, 2], "mid_block_type": "UNetMidBlock2D"},
+    "KOALA": {"layers_per_block": 1, "transformer_layers_per_block": [1, 2, 5], "mid_block_type": None},
+}
+# Transformers by block of the real files that are left of SDXL's.
+CUTS = {
+    "SSD-1B": {"in4": 2, "in5": 2, "in7": 4, "in8": 4, "out0": 4, "out1": 4, "out2": 10, "out3": 2, "out4": 1, "out5": 1},
+    "Segmind Vega": {"in4": 1, "in5": 1, "in7": 2, "in8": 2, "out0": 2, "out1": 2, "out2": 2, "out3": 1, "out4": 1, "out5": 1},
+}  # fmt: skip
+
+
+def unet_of(name: str) -> UNet2DConditionModel:
+    unet = UNet2DConditionModel(**{**tiny_configs("sdxl")["unet"], **OPTIONS[name]}).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(3)
+    for parameter_name, parameter in unet.named_parameters():
+        centre = 1.0 if parameter.ndim == 1 and parameter_name.endswith("weight") else 0.0
+        scale = 0.1 if parameter.ndim == 1 else 0.5 / parameter[0].numel() ** 0.5
+        parameter.copy_(centre + scale * torch.randn(parameter.shape, generator=generator))
+    return unet
+
+
+@pytest.fixture(scope="module", params=OPTIONS)
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, Path]:
+    _, vae, encoders = tiny_modules("sdxl")
+    unet = unet_of(request.param)
+    path = tmp_path_factory.mktemp("base") / "small.safetensors"
+    tokenizer = {"adapter_lab.tokenizer": json.dumps({"vocab": byte_vocabulary(), "merges": []})}
+    save_single_file(path, unet, vae, encoders, tokenizer)
+    return request.param, unet, path
+
+
+def answer(unet: Any, width: int = 96) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(1, 4, 8, 8, generator=generator)
+    hidden = torch.randn(1, 77, width, generator=generator)
+    added = {"text_embeds": torch.randn(1, 64, generator=generator), "time_ids": torch.full((1, 6), 64.0)}
+    with torch.no_grad():
+        return unet(latents, torch.tensor([500]), hidden, added_cond_kwargs=added).sample
+
+
+def test_the_file_gives_the_model_it_was_made_of(saved: tuple[str, Any, Path]) -> None:
+    name, unet, path = saved
+    base = open_base(BaseConfig(checkpoint=str(path)))
+    base.check()
+    assert torch.equal(answer(base.load_unet(torch.float32)), answer(unet))
+    for key, value in OPTIONS[name].items():
+        assert base.components["unet"].config.get(key, 2) == value, key
+
+
+def test_it_trains_and_its_adapter_applied_to_the_file_is_what_was_trained(
+    saved: tuple[str, Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, path = saved
+    runs: list[Run] = []
+    real = Run._set_up
+    monkeypatch.setattr(Run, "_set_up", lambda self, prepared: (real(self, prepared), runs.append(self))[0])
+    config = tiny_config(tmp_path, "sdxl", network__algo="lokr", network__conv_dim=4, save__dtype="fp32")
+    config.base.checkpoint = str(path)
+    config.network.feed_forward = config.network.projections = True
+    assert estimate(config, memory=True).modules > 0
+    result = train(config, tmp_path / "run")
+    assert result.steps == 3
+    report = apply_adapters(path, [(result.adapters[-1], 1.0)], tmp_path / "applied.safetensors")
+    assert not report.adapters[0].not_applied and not report.adapters[0].unknown
+    applied = open_base(BaseConfig(checkpoint=str(tmp_path / "applied.safetensors"))).load_unet(torch.float32)
+    trained = runs[0].prepared
+    trained.train(False)
+    assert torch.allclose(answer(applied), answer(trained.denoiser.unet), atol=1e-5)
+    assert not torch.allclose(answer(applied), answer(saved[1]), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_the_real_layouts_are_known_by_name_and_fit_the_model(name: str, tmp_path: Path) -> None:
+    base = open_base(BaseConfig(checkpoint=str(empty_checkpoint(tmp_path / "base.safetensors", cut(CUTS[name])))))
+    base.check()
+    assert f"({name}, a smaller one" in base.findings[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda key: ".middle_block.1.transformer_blocks.9." in key, "middle_block|mid_block"),
+        (lambda key: ".input_blocks.4.0.in_layers.2." in key, "down_blocks.1.resnets.0.conv1"),
+        (lambda key: ".middle_block.0." in key, "mid_block"),
+        (lambda key: key.startswith("conditioner.embedders.1.model.transformer.resblocks.31.attn.in_proj_weight"), "31"),
+        (lambda key: key == "first_stage_model.decoder.conv_out.bias", "decoder.conv_out.bias"),
+    ],
+)  # fmt: skip
+def test_another_structure_is_refused_by_estimate_and_train_before_anything_is_encoded(
+    change: Any, said: str, tmp_path: Path
+) -> None:
+    shapes = {key: shape for key, shape in layout("sdxl").items() if not change(key)}
+    config = tiny_config(tmp_path, "sdxl")
+    config.base.checkpoint = str(empty_checkpoint(tmp_path / "base.safetensors", shapes))
+    sentences = []
+    with pytest.raises(FileFormatError, match=said) as refused:
+        estimate(config, memory=False)
+    sentences.append(str(refused.value))
+    with pytest.raises(FileFormatError, match=said) as refused:
+        train(config, tmp_path / "run")
+    sentences.append(str(refused.value))
+    assert sentences[0] == sentences[1] and "base.safetensors" in sentences[0] and "; " in sentences[0]
+    assert not events_of(tmp_path / "run", "dataset")
+
+
+def test_a_base_without_attention_in_the_middle_trains(tmp_path: Path) -> None:
+    config: TrainConfig = tiny_config(tmp_path, "sdxl", run__steps=1)
+    tensors = load_file(config.base.checkpoint)
+    kept = {key: value for key, value in tensors.items() if not re.search(r"middle_block\.[12]\.", key)}
+    save_file(kept, tmp_path / "base.safetensors", tiny_metadata("sdxl"))
+    config.base.checkpoint = str(tmp_path / "base.safetensors")
+    assert train(config, tmp_path / "run").steps == 1
+
+
+def cut(depths: dict[str, int]) -> dict[str, tuple[int, ...]]:
+    kept = {}
+    for key, shape in layout("sdxl").items():
+        found = re.search(r"diffusion_model\.(in|out)put_blocks\.(\d+)\.1\.transformer_blocks\.(\d+)\.", key)
+        if found and int(found[3]) >= depths[found[1] + found[2]]:
+            continue
+        if not re.search(r"diffusion_model\.middle_block\.[12]\.", key):
+            kept[key] = shape
+    return kept
+
+
+def empty_checkpoint(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
+    """A checkpoint of these shapes in fp16, all zeros, as a sparse file that takes no room."""
+    header: dict[str, Any] = {}
+    offset = 0
+    for key, shape in shapes.items():
+        end = offset + 2 * torch.Size(shape).numel()
+        header[key] = {"dtype": "F16", "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        file.truncate(8 + len(encoded) + offset)
+    return path
