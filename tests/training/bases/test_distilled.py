@@ -23,21 +23,21 @@ from adapter_lab.training.run import Run
 from tests.support.checkpoints import byte_vocabulary, tiny_configs, tiny_metadata, tiny_modules
 from tests.support.training import events_of, tiny_config
 
-# The published configurations of these models, at a tiny width.
+# The structure of these models, at a tiny width and with fewer layers.
 OPTIONS: dict[str, dict[str, Any]] = {
     "SSD-1B": {
-        "transformer_layers_per_block": [1, [2, 2], [4, 4]],
-        "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
+        "transformer_layers_per_block": [1, [1, 1], [2, 2]],
+        "reverse_transformer_layers_per_block": [[2, 2, 3], [2, 1, 1], 1],
         "mid_block_type": "UNetMidBlock2D",
     },
     "Segmind Vega": {"transformer_layers_per_block": [1, 1, 2], "mid_block_type": "UNetMidBlock2D"},
-    "KOALA": {"layers_per_block": 1, "transformer_layers_per_block": [1, 2, 5], "mid_block_type": None},
+    "KOALA": {"layers_per_block": 1, "transformer_layers_per_block": [1, 2, 3], "mid_block_type": None},
 }
 # Transformers by block of the real files that are left of SDXL's.
 CUTS = {
-    "SSD-1B": {"in4": 2, "in5": 2, "in7": 4, "in8": 4, "out0": 4, "out1": 4, "out2": 10, "out3": 2, "out4": 1, "out5": 1},
-    "Segmind Vega": {"in4": 1, "in5": 1, "in7": 2, "in8": 2, "out0": 2, "out1": 2, "out2": 2, "out3": 1, "out4": 1, "out5": 1},
-}  # fmt: skip
+    "SSD-1B": "in4 2, in5 2, in7 4, in8 4, out0 4, out1 4, out2 10, out3 2, out4 1, out5 1",
+    "Segmind Vega": "in4 1, in5 1, in7 2, in8 2, out0 2, out1 2, out2 2, out3 1, out4 1, out5 1",
+}
 
 
 def unet_of(name: str) -> UNet2DConditionModel:
@@ -81,14 +81,14 @@ def test_the_file_gives_the_model_it_was_made_of(saved: tuple[str, Any, Path]) -
 def test_it_trains_and_its_adapter_applied_to_the_file_is_what_was_trained(
     saved: tuple[str, Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, _, path = saved
+    name, _, path = saved
     runs: list[Run] = []
     real = Run._set_up
     monkeypatch.setattr(Run, "_set_up", lambda self, prepared: (real(self, prepared), runs.append(self))[0])
     config = tiny_config(tmp_path, "sdxl", network__algo="lokr", network__conv_dim=4, save__dtype="fp32")
     config.base.checkpoint = str(path)
     config.network.feed_forward = config.network.projections = True
-    assert estimate(config, memory=True).modules > 0
+    assert estimate(config, memory=name == "SSD-1B").modules > 0
     result = train(config, tmp_path / "run")
     assert result.steps == 3
     report = apply_adapters(path, [(result.adapters[-1], 1.0)], tmp_path / "applied.safetensors")
@@ -113,10 +113,10 @@ def test_the_real_layouts_are_known_by_name_and_fit_the_model(name: str, tmp_pat
         (lambda key: ".middle_block.1.transformer_blocks.9." in key, "middle_block|mid_block"),
         (lambda key: ".input_blocks.4.0.in_layers.2." in key, "down_blocks.1.resnets.0.conv1"),
         (lambda key: ".middle_block.0." in key, "mid_block"),
-        (lambda key: key.startswith("conditioner.embedders.1.model.transformer.resblocks.31.attn.in_proj_weight"), "31"),
+        (lambda key: key.endswith("resblocks.31.attn.in_proj_weight"), "31"),
         (lambda key: key == "first_stage_model.decoder.conv_out.bias", "decoder.conv_out.bias"),
     ],
-)  # fmt: skip
+)
 def test_another_structure_is_refused_by_estimate_and_train_before_anything_is_encoded(
     change: Any, said: str, tmp_path: Path
 ) -> None:
@@ -143,7 +143,8 @@ def test_a_base_without_attention_in_the_middle_trains(tmp_path: Path) -> None:
     assert train(config, tmp_path / "run").steps == 1
 
 
-def cut(depths: dict[str, int]) -> dict[str, tuple[int, ...]]:
+def cut(left: str) -> dict[str, tuple[int, ...]]:
+    depths = {block: int(depth) for block, depth in (entry.split() for entry in left.split(", "))}
     kept = {}
     for key, shape in layout("sdxl").items():
         found = re.search(r"diffusion_model\.(in|out)put_blocks\.(\d+)\.1\.transformer_blocks\.(\d+)\.", key)
