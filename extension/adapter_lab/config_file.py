@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from adapter_lab import files
 from adapter_lab.config import TrainConfig, default_of, number_of, sections, settings, type_of, words_of
 from adapter_lab.errors import ConfigError
 
@@ -248,19 +249,8 @@ def dumps(config: TrainConfig, only_changed: bool = False) -> str:
 
 
 def write(config: TrainConfig, path: str | os.PathLike[str], only_changed: bool = False) -> None:
-    """Write `dumps(config)` as UTF-8 with plain line feeds, through a temporary file."""
-    write_text(Path(path), dumps(config, only_changed))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text as UTF-8 with plain line feeds, through a temporary file; raises ConfigError where that fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(text.encode("utf-8"))
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ConfigError(f"{path} cannot be written ({error.strerror}); choose another folder.") from error
+    """Replace a file by `dumps(config)`; raises WriteError where that fails."""
+    files.write_text(Path(path), dumps(config, only_changed))
 
 
 def _section_lines(section: str, owner: type, table: Any, only_changed: bool) -> Iterator[str]:

@@ -21,3 +21,15 @@ class DatasetError(AdapterLabError):
 
 class TrainingStopped(AdapterLabError):
     """Training ended early for a reason the person should read, with the last good state kept."""
+
+
+class WriteError(AdapterLabError, OSError):
+    """A file could not be written; `errno` says why, as that of the system's own error does."""
+
+    def __init__(self, message: str, error: OSError | None = None) -> None:
+        super().__init__(message)
+        if error is not None:
+            self.errno, self.strerror, self.filename = error.errno, error.strerror, error.filename
+
+    def __str__(self) -> str:
+        return str(self.args[0])

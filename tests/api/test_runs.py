@@ -13,6 +13,7 @@ from adapter_lab.api import Context
 from adapter_lab.api import runs as module
 from adapter_lab.environment import status as environment
 from adapter_lab.runs.requests import PROMPTS, SAVE, STOP
+from tests.support.full_disk import FullDisk
 from tests.support.pictures import quarters, write
 from tests.support.training import draw_pictures
 
@@ -230,12 +231,9 @@ def test_a_second_run_at_once_is_refused_but_may_be_queued(
 def test_a_full_disk_starts_nothing(
     client: TestClient, good: dict[str, Any], context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
+    FullDisk(monkeypatch, 100)
     answer = _start(client, good)
-    assert answer.status_code in (400, 507) and "No space left" in answer.json()["error"]
+    assert answer.status_code == 507 and "disk is full" in answer.json()["error"]
     assert client.get("/runs").json() == []
 
 

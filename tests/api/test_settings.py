@@ -15,6 +15,7 @@ from adapter_lab.api import Context
 from adapter_lab.config import TrainConfig, default_of, sections, settings, type_of
 from adapter_lab.kinds import KINDS
 from adapter_lab.presets import STUDY, preset, preset_table
+from tests.support.full_disk import FullDisk
 
 SETTINGS = list(settings())
 OWNERS = dict(sections())
@@ -178,9 +179,9 @@ def test_a_full_disk_is_said(client: TestClient, monkeypatch: pytest.MonkeyPatch
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    FullDisk(monkeypatch, 10)
     answer = client.put("/presets/mine", json={"settings": {}})
-    assert answer.status_code == 400 and "No space left" in answer.json()["error"]
+    assert answer.status_code == 507 and "disk is full" in answer.json()["error"]
     monkeypatch.setattr(Path, "mkdir", full)
     answer = client.put("/presets/mine", json={"settings": {}})
     assert answer.status_code == 507 and "disk is full" in answer.json()["error"]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapter_lab import __version__
+from adapter_lab import __version__, files
 from adapter_lab.adapters.kind import Kind
 from adapter_lab.adapters.lineage import Lineage
+from adapter_lab.errors import WriteError
 
 if TYPE_CHECKING:
     from adapter_lab.adapters.library import Entry, Signature
@@ -35,17 +36,13 @@ def load(path: Path, make: type[Entry]) -> dict[Path, tuple[Signature, Entry | N
 
 def save(path: Path, known: Mapping[Path, tuple[Signature, Entry | None]]) -> None:
     """Write it, whole or not at all; a folder that cannot be written to only costs the time of the next reading."""
-    files = [
+    entries = [
         [str(name), *signature, None if entry is None else {**asdict(entry), "path": None}]
         for name, (signature, entry) in known.items()
     ]
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"format": FORMAT, "files": files}), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+    with suppress(WriteError):
+        files.make_folder(path.parent)
+        files.write_json(path, {"format": FORMAT, "files": entries}, sync=False)
 
 
 def _entry(path: Path, known: dict[str, Any] | None, make: type[Entry]) -> Entry | None:

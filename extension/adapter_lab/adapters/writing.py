@@ -5,22 +5,19 @@ The layout is the safetensors library's own, byte for byte, so a predicted size 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
-import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from adapter_lab import files
 from adapter_lab.adapters.tensors import DTYPE_BYTES, DTYPE_NAMES, DTYPES
-from adapter_lab.errors import AdapterLabError
 
 RANK = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
 
@@ -90,39 +87,14 @@ def write_tensors(path: Path, layout: Layout, metadata: Mapping[str, str] | None
 
 
 def write_atomically(path: Path, chunks: Iterable[Any]) -> int:
-    """Write `chunks` to a temporary name, fsync, rename; nothing is ever half-written under `path`. Returns the size.
+    """Write `chunks` through a temporary file that is on the disk before it is renamed; returns the size in bytes.
 
-    Raises AdapterLabError when the disk is full or the folder cannot be written to; an older file then stays.
+    Raises WriteError when the disk is full or the folder cannot be written to; an older file then stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    files.make_folder(path.parent)
     size = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-                size += len(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise AdapterLabError(
-                f"The disk is full, so {path} could not be saved; free some space there and save again."
-            ) from error
-        raise AdapterLabError(f"{path} could not be written: {error.strerror}.") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    with files.replacing(path) as file:
+        for chunk in chunks:
+            file.write(chunk)
+            size += len(chunk)
     return size
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; systems that cannot open a folder need nothing."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import traceback
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -12,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from adapter_lab import files
 from adapter_lab.api.access import PREFIX, from_afar, let_in
 from adapter_lab.api.call import KINDS, LARGEST_BODY, REQUIRED, Call, Parameter, body_of, checked, from_query
 from adapter_lab.api.context import Context
@@ -36,7 +39,14 @@ def attach(app: FastAPI, context: Context) -> bool:
     # gradio answers what it does not know with a page of its own, so ours come first.
     ours = [route for route in app.router.routes if route not in before]
     app.router.routes[:] = ours + before
+    threading.Thread(target=_tidy, args=(context,), name="adapter-lab-tidying", daemon=True).start()
     return True
+
+
+def _tidy(context: Context) -> None:
+    """Remove what programs left that were killed while they wrote; folders of adapters may be large and far away."""
+    for folder in (context.worker.root, context.data_folder, *context.adapter_folders()):
+        files.remove_leftovers(Path(folder), below=True)
 
 
 def make_router(context: Context) -> APIRouter:

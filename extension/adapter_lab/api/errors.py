@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 
+from adapter_lab import files
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.validation import Problem
 
@@ -47,9 +47,11 @@ def status_of(error: Exception) -> int:
     """The HTTP status of an error: 4xx for what a person can mend, 507 for a full disk, else 500."""
     if isinstance(error, BadRequest):
         return error.status
+    if isinstance(error, OSError) and error.errno in files.FULL:
+        return 507
     if isinstance(error, AdapterLabError):
         return 400
-    return 507 if isinstance(error, OSError) and error.errno in FULL else 500
+    return 500
 
 
 def sentence(error: Exception) -> str:
@@ -57,11 +59,5 @@ def sentence(error: Exception) -> str:
     if isinstance(error, AdapterLabError):
         return str(error)
     if isinstance(error, OSError):
-        where = f" ({error.filename})" if error.filename else ""
-        if error.errno in FULL:
-            return f"The disk is full{where}: make room on it and try again."
-        return f"{error.strerror or type(error).__name__}{where}: check that the file or folder can be used."
+        return files.in_words(error)
     return f"Adapter Lab failed: {type(error).__name__}: {error}. The web UI's console has the details."
-
-
-FULL = (errno.ENOSPC, errno.EDQUOT)

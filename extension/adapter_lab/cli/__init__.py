@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from adapter_lab import files
 from adapter_lab.cli.parser import make_parser
 from adapter_lab.errors import AdapterLabError
 
@@ -44,6 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if chosen.traceback:
+            traceback.print_exc()
+        print(f"adapter-lab: {files.in_words(error)}", file=sys.stderr)
+        return 2
     except Exception as error:
         if chosen.traceback:
             traceback.print_exc()

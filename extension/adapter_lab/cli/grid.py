@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from adapter_lab import files
 from adapter_lab.cli.options import add_settings, chosen_config
 from adapter_lab.errors import AdapterLabError
+
+# How a picture is written, by what its file is called.
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +32,13 @@ def command(chosen: argparse.Namespace) -> int:
         raise AdapterLabError("The grid needs the base model: give --base with its checkpoint.")
     if not config.preview.prompts:
         raise AdapterLabError("The grid needs something to draw: give --prompts with one or more prompts.")
+    out = Path(chosen.out)
+    if out.suffix.lower() not in FORMATS:
+        raise AdapterLabError(f"{out} is no picture's name: let it end in {', '.join(FORMATS)}.")
     sources = [Path(source) for source in chosen.sources]
     grid = draw_grid(config, sources, chosen.strength, chosen.columns, config.preview.baseline)
-    grid.picture.save(chosen.out)
+    with files.replacing(out, sync=False) as file:
+        grid.picture.save(file, format=FORMATS[out.suffix.lower()])
     for sentence in grid.remarks:
         print(f"Note: {sentence}")
     print(f"Wrote {chosen.out}: {len(grid.rows)} rows, {len(grid.columns)} columns.")

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from adapter_lab import files
 from adapter_lab.errors import AdapterLabError
 
 from .architecture import UNET, VAE, text_configs
@@ -53,15 +54,13 @@ def write_toy_file(path: Path, base: ToyBase, vae: AutoencoderKL, scorer: Scorer
         "modelspec.prediction_type": "v",
         "modelspec.resolution": "128x128",
     }
-    temporary = path.with_suffix(".tmp")
-    save_file(half, temporary, metadata=metadata)
-    size = temporary.stat().st_size
-    if size > LARGEST:
+    content = save(half, metadata=metadata)
+    if len(content) > LARGEST:
         raise AdapterLabError(
-            f"{temporary} has {size} bytes, more than the {LARGEST} the toy may have; make a part smaller."
+            f"{path} would have {len(content)} bytes, more than the {LARGEST} the toy may have; make a part smaller."
         )
-    temporary.replace(path)
-    return size
+    files.write_bytes(path, content)
+    return len(content)
 
 
 def open_scorer(path: Path = TOY_FILE) -> ScorerNet:

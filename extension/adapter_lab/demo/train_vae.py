@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
+
+from adapter_lab import files
 
 from .architecture import VAE, autocast, new_vae
 from .drawing import SIZE, draw_scene, draw_shapes
@@ -149,9 +151,7 @@ def _save_average(
     """Writes the VAE with averaged weights, leaving it as it is."""
     current = [parameter.detach().clone() for parameter in parameters]
     torch._foreach_copy_(parameters, average)
-    temporary = path.with_suffix(".tmp")
-    save_file(vae.state_dict(), temporary, metadata={"step": str(step)})
-    temporary.replace(path)
+    files.write_bytes(path, save(vae.state_dict(), metadata={"step": str(step)}))
     torch._foreach_copy_(parameters, current)
 
 

@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from adapter_lab import __version__
+from adapter_lab import __version__, files
 
 ROOT = Path(__file__).resolve().parents[3]
 STATUS_FILE = "STATUS.json"
@@ -70,9 +70,7 @@ class Status:
 
     def write(self, folder: Path) -> None:
         """Replace `folder`'s status file in one move."""
-        temporary = folder / (STATUS_FILE + ".partial")
-        temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / STATUS_FILE)
+        files.write_json(folder / STATUS_FILE, asdict(self), indent=2)
 
 
 def read_status(folder: Path | None = None) -> Status:

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from adapter_lab import files
 from adapter_lab.config import RunConfig
 from adapter_lab.errors import AdapterLabError, ConfigError
 
@@ -171,11 +172,7 @@ class AdapterFiles:
         return [self.folder / name for name in self.saved]
 
 
-def remove_leftovers(folder: RunFolder, files: AdapterFiles) -> None:
+def remove_leftovers(folder: RunFolder, adapters: AdapterFiles) -> None:
     """Delete temporary files that a process of this run left when it was killed while writing."""
-    own = re.compile(rf"\.{re.escape(files.name)}(-\d+)?\.safetensors\.\d+\.part")
-    places = {folder.state: re.compile(r".*\.tmp"), folder.samples: re.compile(r".*\.part"), files.folder: own}
-    for place, pattern in places.items():
-        for path in place.iterdir() if place.is_dir() else ():
-            if pattern.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+    for place in (folder.path, folder.state, folder.samples, adapters.folder):
+        files.remove_leftovers(place)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import zipfile
 from collections import deque
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from adapter_lab import files
 from adapter_lab.runs.state import RunState
 
 FILE = "events.read.npz"
@@ -36,19 +36,13 @@ def keep(log: Path, state: RunState, offset: int) -> None:
     plain = {name: list(value) if isinstance(value, deque) else value for name, value in rest.items()}
     head = {"version": VERSION, "offset": offset, "log": _fingerprint(log, offset), "columns": list(series.columns)}
     path = log.with_name(FILE)
-    temporary = path.with_name(f"{FILE}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(
-                file,
-                head=np.frombuffer(json.dumps({**head, "state": plain}).encode(), np.uint8),
-                steps=np.array(series.steps),
-                columns=np.array(list(series.columns.values())),
-            )
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError), files.replacing(path, sync=False) as file:
+        np.savez(
+            file,
+            head=np.frombuffer(json.dumps({**head, "state": plain}).encode(), np.uint8),
+            steps=np.array(series.steps),
+            columns=np.array(list(series.columns.values())),
+        )
 
 
 def recall(log: Path) -> tuple[RunState, int]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapter_lab.errors import AdapterLabError
+from adapter_lab import files
+from adapter_lab.errors import AdapterLabError, WriteError
 
 STOP, SAVE, SAMPLE, PROMPTS = "stop", "save-now", "sample-now", "prompts.json"
 REQUESTS = frozenset((STOP, SAVE, SAMPLE, PROMPTS))
@@ -90,9 +91,7 @@ def forget(folder: Path) -> None:
 
 def _leave(folder: Path, name: str, content: str = "") -> None:
     """Put a request into the folder, whole at once."""
-    temporary = folder / f".{name}.{os.getpid()}.tmp"
     try:
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, folder / name)
-    except OSError as error:
+        files.write_text(folder / name, content, sync=False)
+    except WriteError as error:
         raise AdapterLabError(f"{folder} cannot be written to ({error.strerror}), so the run was not told.") from error

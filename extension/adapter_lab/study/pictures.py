@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from adapter_lab import files
 from adapter_lab.study.scores import Picture, ScorePrompt
 
 INDEX = "pictures.json"
@@ -39,9 +39,7 @@ def write_index(folder: Path, made_from: Mapping[str, Any], prompts: Sequence[Sc
     """Note what the pictures in a folder are, once all of them are there; returns them."""
     pictures = [Picture(folder / picture_name(number, prompt), prompt) for number, prompt in enumerate(prompts)]
     entries = [{"file": picture.path.name, "prompt": asdict(picture.prompt)} for picture in pictures]
-    temporary = folder / f".{INDEX}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps({"made_from": dict(made_from), "pictures": entries}, indent=1), encoding="utf-8")
-    os.replace(temporary, folder / INDEX)
+    files.write_json(folder / INDEX, {"made_from": dict(made_from), "pictures": entries}, sync=False, indent=1)
     return pictures
 
 

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from adapter_lab import config_file
+from adapter_lab import config_file, files
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.runs.events import Event, EventLog
 from adapter_lab.runs.folder import RunFolder
@@ -55,6 +55,7 @@ def run(
     with ExitStack() as stack:
         own = RunFolder(folder)
         stack.enter_context(own.claimed())
+        files.remove_leftovers(own.path, below=True)
         stack.enter_context(own.logging())
         stop = stack.enter_context(StopRequests(folder))
         log = stack.enter_context(EventLog(own.events, on_event))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adapter_lab import files
 from adapter_lab.errors import AdapterLabError
 
 QUEUED, RUNNING, DONE, FAILED, DROPPED, SKIPPED = "queued", "running", "done", "failed", "dropped", "skipped"
@@ -74,10 +74,5 @@ def load_state(path: Path) -> StudyState:
 
 
 def save_state(path: Path, state: StudyState) -> None:
-    """Write the state through a temporary file, flushed to the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump({"format": FORMAT, **asdict(state)}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Replace the file of the state; raises WriteError."""
+    files.write_json(path, {"format": FORMAT, **asdict(state)}, indent=1)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from adapter_lab import config_file
+from adapter_lab import config_file, files
 from adapter_lab.config import TrainConfig, default_of, sections, type_of
 from adapter_lab.errors import ConfigError
 from adapter_lab.study.definition import Budget, General, Race, Study, Variant
@@ -113,8 +113,8 @@ def dumps(study: Study) -> str:
 
 
 def write(study: Study, path: Path) -> None:
-    """Write `dumps(study)` through a temporary file."""
-    config_file.write_text(path, dumps(study))
+    """Replace a file by `dumps(study)`; raises WriteError where that fails."""
+    files.write_text(path, dumps(study))
 
 
 def _section(section: str, owner: Any, values: Any) -> Iterable[str]:

@@ -7,7 +7,6 @@ the step's number (noise.py), and so does the order of the pictures (dataset's p
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adapter_lab import files
 from adapter_lab.errors import AdapterLabError
 
 FORMAT = 1
@@ -47,21 +47,16 @@ def save_state(folder: Path, state: TrainingState, keep: int) -> Path:
 
     Raises AdapterLabError, with the older states untouched, where it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{state.step:08d}.pt"
-    temporary = path.with_suffix(".pt.tmp")
     try:
-        with temporary.open("wb") as file:
+        files.make_folder(folder)
+        with files.replacing(path) as file:
             # Not asdict, which would copy every tensor.
             torch.save({"format": FORMAT, **{f.name: getattr(state, f.name) for f in fields(state)}}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _flush_folder(folder)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        temporary.unlink(missing_ok=True)
+        why = getattr(error, "strerror", None) or error
         raise AdapterLabError(
-            f"The training state could not be written to {path} ({error}). Earlier states and adapters are untouched: "
+            f"The training state could not be written to {path} ({why}). Earlier states and adapters are untouched: "
             "make room on the disk and resume the run."
         ) from error
     for old in states(folder)[:-keep]:
@@ -112,14 +107,3 @@ def check_fingerprint(state: TrainingState, present: dict[str, Any], path: Path)
             f"The run in {path} cannot be resumed, because since it was saved there was a change of "
             f"{', '.join(changed)}; put it back as it was, or start a new run."
         )
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename durable; not possible, and not needed, on Windows."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from adapter_lab import files
 from adapter_lab.config import LossConfig, PreviewConfig
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.training.conditioning import EncodedNow
@@ -100,9 +100,8 @@ class Feedback:
         try:
             self.samples.mkdir(exist_ok=True)
             for path, picture in zip(paths, pictures):
-                temporary = path.with_suffix(".part")
-                picture.save(temporary, format="PNG")
-                os.replace(temporary, path)
+                with files.replacing(path, sync=False) as file:
+                    picture.save(file, format="PNG")
         except OSError as error:
             # Not worth a night's training.
             self.records.warning(f"Sample pictures could not be written to {self.samples} ({error}); training goes on.")

@@ -7,14 +7,13 @@ moment and resumed gives the same losses and the same file, bit for bit on a CPU
 
 from __future__ import annotations
 
-import errno
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from adapter_lab import config_file
+from adapter_lab import config_file, files
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError, ConfigError
 from adapter_lab.runs.changes import change
@@ -111,7 +110,7 @@ def _run(
             _note_failure(records, str(error), error)
             raise
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in files.FULL:
                 _note_failure(records, f"{type(error).__name__}: {error}", error)
                 raise
             sentence = _DISK_FULL.format(folder=folder.path)

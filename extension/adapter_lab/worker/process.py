@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -14,8 +13,9 @@ from typing import Any
 
 import psutil
 
+from adapter_lab import files
 from adapter_lab.environment.pip import clean_environment
-from adapter_lab.errors import AdapterLabError
+from adapter_lab.errors import AdapterLabError, WriteError
 from adapter_lab.runs.folder import RunFolder, identity, living_process
 from adapter_lab.study.folder import StudyFolder
 
@@ -116,11 +116,9 @@ def _kill_group(process: psutil.Process) -> None:
 
 
 def _write_mark(folder: RunFolder, mark: dict[str, Any]) -> None:
-    temporary = folder.starting.with_suffix(".tmp")
     try:
-        temporary.write_text(json.dumps(mark), encoding="utf-8")
-        os.replace(temporary, folder.starting)
-    except OSError as error:
+        files.write_json(folder.starting, mark, sync=False)
+    except WriteError as error:
         raise AdapterLabError(
             f"{folder.path} cannot be written to ({error.strerror}); make room, or choose another runs folder."
         ) from error

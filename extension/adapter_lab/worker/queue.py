@@ -14,7 +14,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout  # comes with torch
 
-from adapter_lab.errors import AdapterLabError
+from adapter_lab import files
+from adapter_lab.errors import AdapterLabError, WriteError
 
 LOG = logging.getLogger("adapter_lab")
 LOCK_SECONDS = 10.0
@@ -99,15 +100,9 @@ class QueueFile:
 
     def _write(self, queue: Queue) -> None:
         content = {"order": queue.order, "paused": queue.paused, "message": queue.message}
-        temporary = self.path.with_name(f".queue.json.{os.getpid()}.tmp")
         try:
-            with temporary.open("w", encoding="utf-8") as file:
-                json.dump(content, file, indent=2)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
+            files.write_json(self.path, content, indent=2)
+        except WriteError as error:
             raise AdapterLabError(
                 f"The queue could not be written to {self.path} ({error.strerror}); make room or check the folder. "
                 "It stays as it was."

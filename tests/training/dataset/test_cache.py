@@ -222,17 +222,16 @@ def test_broken_entries_are_made_again_and_said(pictures: Path, damage: Callable
 
 def no_room(monkeypatch: pytest.MonkeyPatch, error: int, after: int = 0) -> None:
     """The disk takes `after` more files, then refuses."""
-    write_bytes, count = Path.write_bytes, 0
+    replace, count = os.replace, 0
 
-    def refuse(path: Path, content: bytes) -> int:
+    def refuse(temporary: Path, path: Path) -> None:
         nonlocal count
         count += 1
         if count > after:
-            write_bytes(path, content[: len(content) // 2])
             raise OSError(error, os.strerror(error))
-        return write_bytes(path, content)
+        replace(temporary, path)
 
-    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from adapter_lab import files
 from adapter_lab.study.recommend import recommend
 from adapter_lab.study.report import table
 from adapter_lab.study.report.grids import picture_grids, write_png
@@ -26,9 +26,7 @@ def write(results: Results, folder: Path) -> list[Path]:
     )
     paths = [folder / name for name in NAMES]
     for path, text in zip(paths, texts, strict=True):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        files.write_text(path, text, sync=False)
     for number, grid in enumerate(grids, start=1):
         path = folder / f"grid-{number}.png"
         write_png(grid, path)

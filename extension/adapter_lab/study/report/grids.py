@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from adapter_lab import files
 from adapter_lab.study.folder import StudyFolder
 from adapter_lab.study.grid import label_grid
 from adapter_lab.study.pictures import read_pictures
@@ -78,7 +79,8 @@ def write_png(grid: PictureGrid, path: Path) -> None:
     sizes = [_opened(cell.path).size for row in grid.rows for cell in row.cells if cell.path]
     size = max(sizes) if sizes else (CELL, CELL)
     cells = [[_picture(cell, size) for cell in row.cells] for row in grid.rows]
-    label_grid(cells, [row.variant for row in grid.rows], grid.columns).save(path)
+    with files.replacing(path, sync=False) as file:
+        label_grid(cells, [row.variant for row in grid.rows], grid.columns).save(file, format="PNG")
 
 
 def _files(results: Results) -> list[tuple[str, int]]:

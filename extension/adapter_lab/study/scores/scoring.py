@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from adapter_lab import files
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError, ConfigError
 from adapter_lab.study.definition import Study
@@ -134,7 +135,8 @@ class Scoring:
             wanted = [(prompt.text, prompt.seed) for prompt in self.prompts]
             drawn = self.drawer.draw(wanted, [(adapter, 1.0)] if adapter else [])
             for number, (prompt, picture) in enumerate(zip(self.prompts, drawn, strict=True)):
-                picture.save(folder / picture_name(number, prompt))
+                with files.replacing(folder / picture_name(number, prompt), sync=False) as file:
+                    picture.save(file, format="PNG")
             pictures = write_index(folder, made_from, self.prompts)
         return {picture.prompt: picture for picture in pictures}
 

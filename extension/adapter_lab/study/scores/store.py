@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from adapter_lab import files
 from adapter_lab.study.scores import Value
 
 
@@ -32,10 +32,8 @@ def write_scores(path: Path, digest: str, name: str, settings: Mapping[str, Any]
     if content.get("file") != digest:
         content = {"file": digest, "scorers": {}}
     content["scorers"][name] = {"settings": dict(settings), "values": [asdict(value) for value in values]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    files.make_folder(path.parent)
+    files.write_json(path, content, indent=1)
 
 
 def _read(path: Path) -> dict[str, Any]:

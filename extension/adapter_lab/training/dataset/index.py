@@ -18,6 +18,8 @@ from typing import Any
 
 import PIL
 
+from adapter_lab import files
+from adapter_lab.errors import WriteError
 from adapter_lab.training.dataset.images import PictureError, PictureInfo, inspect_picture
 
 _INDEX_NAME = "pictures.json"
@@ -136,14 +138,11 @@ def _read(folder: Path | None) -> dict[str, Any]:
 
 
 def _write(folder: Path, index: dict[str, Any]) -> str:
-    temporary = folder / f"{_INDEX_NAME}.{os.getpid()}.partial"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"version": _VERSION, "pictures": index}), "utf-8")
-        os.replace(temporary, folder / _INDEX_NAME)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        files.make_folder(folder)
+        files.remove_leftovers(folder)
+        files.write_json(folder / _INDEX_NAME, {"version": _VERSION, "pictures": index}, sync=False)
+    except WriteError as error:
         return (
             f"The list of pictures already looked at could not be written to {folder} ({error.strerror}), so every "
             "start looks at all of them again; make the folder writable or set dataset.cache_folder."

@@ -12,9 +12,7 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 import struct
-import threading
 import time
 import zlib
 from collections.abc import Iterable, Mapping
@@ -26,6 +24,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from adapter_lab import files
 from adapter_lab.errors import DatasetError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -121,16 +120,11 @@ class TensorStore:
 
     def _write(self, path: Path, content: bytes) -> None:
         assert self.folder is not None
-        partial = self.folder / "partial" / f"{path.name}.{os.getpid()}.{threading.get_ident()}"
-        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / "partial"
+        partial.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(exist_ok=True)
-        try:
-            partial.write_bytes(content)
-            os.replace(partial, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
+        with files.replacing(path, sync=False, at=partial) as file:
+            file.write(content)
 
     def _unwritable(self, error: OSError) -> str:
         why = "the disk is full" if error.errno in _FULL else error.strerror or str(error)
@@ -179,7 +173,8 @@ def _available_memory() -> int | None:
 
 
 def _remove_old_partials(folder: Path) -> None:
-    """Remove what runs that were killed while writing left behind."""
+    """Remove what runs that were killed while writing left behind; nothing in this folder lives for a day."""
+    files.remove_leftovers(folder)
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             if time.time() - path.stat().st_mtime > _DAY:
