@@ -110,12 +110,15 @@ function toolForm(app, tool) {
     const form = h("form", { class: "al-card", novalidate: true, onsubmit: (event) => event.preventDefault() }, h("p", { class: "al-help" }, tool.about), h("div", { class: "al-grid" }, rows), h("div", { class: "al-actions" }, go), result);
     form.addEventListener("keydown", (event) => event.key === "Enter" && event.target.tagName === "INPUT" && go.click());
 
+    let pressed = 0;
     async function run() {
-        fill(result, h("p", { class: "al-waiting" }, S.files.working));
+        const press = ++pressed;
+        const tell = (content) => press === pressed && fill(result, content); // not the answer to an earlier press
+        tell(h("p", { class: "al-waiting" }, S.files.working));
         try {
-            fill(result, drawResult(app, tool.key, await app.api.post(`/files/${tool.key}`, options(tool, inputs))));
+            tell(drawResult(app, tool.key, await app.api.post(`/files/${tool.key}`, options(tool, inputs))));
         } catch (error) {
-            fill(result, h("p", { class: "al-problem" }, error.message));
+            tell(h("p", { class: "al-problem" }, error.message));
         }
     }
 

@@ -8,14 +8,18 @@ export async function importDialog(app, form) {
     const input = h("input", { type: "file", multiple: true, accept: ".toml,.json,.txt", "aria-label": S.importing.files });
     const shown = h("div", { "aria-live": "polite" });
     let imported = null;
+    let chosen = 0;
     input.addEventListener("change", async () => {
+        const choice = ++chosen;
         imported = null;
         const files = await Promise.all([...input.files].map(async (file) => ({ name: file.name, content: await file.text() })));
         try {
-            imported = await app.api.post("/import", { files });
+            const found = await app.api.post("/import", { files });
+            if (choice !== chosen) return; // others were chosen meanwhile
+            imported = found;
             fill(shown, drawn(imported));
         } catch (error) {
-            fill(shown, h("p", { class: "al-problem" }, error.message));
+            if (choice === chosen) fill(shown, h("p", { class: "al-problem" }, error.message));
         }
     });
     const yes = await ask({

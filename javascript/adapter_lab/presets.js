@@ -54,10 +54,10 @@ export function presetBar(app, form) {
         say(put(S.presets.applied, entry.title));
     });
     const save = button(S.presets.save, async () => {
+        const settings = Object.fromEntries(Object.entries(form.values()).filter(([path]) => !KEPT.includes(path)));
         const name = h("input", { type: "text", required: true, maxlength: "60", "aria-label": S.presets.name });
         const given = await ask({ title: S.presets.saveTitle, text: S.presets.saveText, yes: S.presets.saveYes, content: name, result: () => name.value.trim() });
         if (!given) return;
-        const settings = Object.fromEntries(Object.entries(form.values()).filter(([path]) => !KEPT.includes(path)));
         await attempt(async () => {
             await app.api.put(`/presets/${encodeURIComponent(given)}`, { settings });
             await load();

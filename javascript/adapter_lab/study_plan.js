@@ -2,6 +2,7 @@
 import { ApiError } from "./api.js";
 import { attempt, say } from "./dialog.js";
 import { button, fill, h, setText, show, table } from "./dom.js";
+import { same } from "./form.js";
 import { duration, number, size } from "./format.js";
 import { S, put } from "./strings.js";
 
@@ -35,11 +36,14 @@ export function planPanel(app, draft, started) {
         setText(start, app.store.busy() ? S.study.startQueue : S.study.start);
     }
 
+    /** Start what the draft holds now: what is changed while its plan is made belongs to the next press. */
     async function begin() {
-        if (!(await plan.settle())) return say(draft.missing(S.study.missing) || S.summary.fixFirst, "bad");
+        const body = draft.body();
         const when = app.store.busy() ? "queue" : "now";
+        const fits = await plan.settle();
+        if (!fits && same(body, draft.body())) return say(draft.missing(S.study.missing) || S.summary.fixFirst, "bad");
         await attempt(async () => {
-            const { id } = await app.api.post("/studies", { ...draft.body(), when });
+            const { id } = await app.api.post("/studies", { ...body, when });
             await app.store.refresh();
             say(when === "now" ? S.study.started : S.summary.queued);
             started(id);

@@ -1,6 +1,7 @@
 /** Beside the form: what the run will cost and train, what looks wrong, and Start. */
 import { attempt, say } from "./dialog.js";
 import { button, debounced, fill, folded, h, setText, show } from "./dom.js";
+import { same } from "./form.js";
 import { number, size } from "./format.js";
 import { S, put } from "./strings.js";
 
@@ -42,21 +43,24 @@ export function summary(app, form, dataset, started) {
         show(queue, !busy);
     }
 
+    /** Start what the form holds now: what is changed while the server answers belongs to the next press. */
     async function submit(when) {
+        const settings = form.values();
+        const unchanged = () => same(form.values(), settings);
         await form.resolve();
-        if (form.problems.size) {
+        if (unchanged() && form.problems.size) {
             form.insist();
             say(S.summary.fixFirst, "bad");
             return focusSetting(element.parentElement, [...form.problems.keys()][0]);
         }
         try {
-            const { id } = await app.api.post("/runs", { settings: form.values(), when });
+            const { id } = await app.api.post("/runs", { settings, when });
             started();
             await app.store.refresh();
             say(when === "now" ? S.summary.started : S.summary.queued);
             app.openRun(id, when === "now");
         } catch (error) {
-            if (error.problems?.length) form.complain(error.problems);
+            if (error.problems?.length && unchanged()) form.complain(error.problems);
             say(error.message, "bad");
         }
     }

@@ -67,3 +67,42 @@ loaded("form.js").then(async ({ Form }) => {
 
 def test_what_was_missing_is_no_mistake_once_it_is_there(page: Page) -> None:
     assert page.driver.execute_async_script(LOADED + FILLED_IN) == {"left": ["dataset.folder"], "wrong": False}
+
+
+# Start is pressed for one type; while the server still answers, another is chosen. What was pressed is what starts.
+PRESSED = """
+const done = arguments[0];
+Promise.all([loaded("summary.js"), loaded("form.js")]).then(async ([{ summary }, { Form }]) => {
+    const settings = ["network.algo", "base.checkpoint"].map((path) => ({ path, default: "" }));
+    const schema = { sections: [{ settings }], types: [{ settings: {} }] };
+    localStorage.removeItem("adapter-lab-draft");
+    const answers = [], started = [];
+    const api = {
+        post: (path, body) =>
+            path === "/config/resolve"
+                ? new Promise((answer) => answers.push(() => answer({ problems: [], remarks: [], used: {} })))
+                : (path === "/runs" && started.push(body.settings["network.algo"]), Promise.resolve({ id: "r" })),
+    };
+    const store = { busy: () => true, status: { environment: { ready: true } }, on() {}, refresh: async () => {} };
+    const form = new Form(api, schema);
+    const dataset = { report: null, on() {} };
+    const { element } = summary({ api, store, openRun() {} }, form, dataset, () => {});
+    const press = () => element.querySelector("#al-start").click();
+    const answered = async () => {
+        while (answers.length) answers.shift()();
+        for (let turn = 0; turn < 20; turn += 1) await Promise.resolve();
+    };
+    form.set("network.algo", "lora");
+    press();
+    form.set("network.algo", "lokr");
+    press();
+    form.set("network.algo", "boft");
+    await answered();
+    await answered();
+    done(started);
+});
+"""
+
+
+def test_start_takes_what_was_pressed(page: Page) -> None:
+    assert page.driver.execute_async_script(LOADED + PRESSED) == ["lora", "lokr"]

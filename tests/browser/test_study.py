@@ -60,7 +60,7 @@ def test_a_study_is_planned_started_watched_and_reported(page: Page, pictures: P
     page.wait_text(f"{study} > .al-row .al-state", "finished", 3 * WAIT_SECONDS)
     assert "2 of 2 trainings" in page.text(study) and "4 files" in page.text(study)
     assert [row["state"] for row in page.server.get("/studies/study")["rows"]] == ["done", "done"]
-    page.wait_text(f"{study} .al-headline", "Use Lo")
+    page.wait_text(f"{study} .al-headline", "only training losses were measured")
     assert not page.all(f"{study} .al-problem")
     before = page.driver.current_window_handle
     page.click(f"{study} [data-report='html']")

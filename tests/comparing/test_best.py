@@ -49,7 +49,7 @@ def only_run(adapters: Path) -> Run:
 def test_the_least_validation_loss_is_best(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "lucy-1", tmp_path / "Lora", "lucy", 2, {100: 0.3, 200: 0.1, 300: 0.2})
     run = only_run(tmp_path / "Lora")
-    assert Records([tmp_path / "runs"]).best(run).lineage.step == 200
+    assert Records([tmp_path / "runs"]).best(run).entry.lineage.step == 200
     with pytest.raises(AdapterLabError, match="Nothing was recorded that says which step of lucy is best"):
         Records([tmp_path / "nowhere"]).best(run)
 
@@ -65,7 +65,43 @@ def test_a_studys_scores_come_before_validation(tmp_path: Path) -> None:
         (folder / f"{step}.json").write_text(json.dumps({"toy": {"values": values}}))
     (folder / "400.json").write_text("{broken")
     records = Records([], studies_in([tmp_path / "studies"]))
-    assert records.best(only_run(tmp_path / "Lora")).lineage.step == 200
+    assert records.best(only_run(tmp_path / "Lora")).entry.lineage.step == 200
+
+
+def write_scores(study: Path, name: str, fidelity: dict[int, list[float]]) -> None:
+    """Measurements of fidelity of each file, a value for each picture seed."""
+    folder = study / "scores" / name
+    folder.mkdir(parents=True)
+    for step, values in fidelity.items():
+        found = [{"metric": "fidelity", "value": value, "seed": seed} for seed, value in enumerate(values)]
+        (folder / f"{step}.json").write_text(json.dumps({"toy": {"values": found}}))
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "label"),
+    [
+        ({100: [0.2, 0.3, 0.1], 200: [0.9, 0.8, 0.91], 300: [0.3, 0.4, 0.2]}, "200"),
+        ({100: [0.2, 0.3, 0.1], 200: [0.9, 0.8, 0.91], 300: [0.8, 0.9, 0.90]}, "200; 300 as good"),
+        ({100: [0.88, 0.82, 0.9], 200: [0.9, 0.8, 0.91], 300: [0.8, 0.9, 0.90]}, "200; 2 others as good"),
+        ({100: [0.2], 200: [0.9], 300: [0.3]}, "200, measured once"),
+    ],
+)
+def test_the_label_of_best_says_what_is_as_good(tmp_path: Path, fidelity: dict[int, list[float]], label: str) -> None:
+    study = tmp_path / "studies" / "eleven"
+    make_run(study / "runs" / "lora-s1", tmp_path / "Lora", "eleven-lora-s1", 2, {})
+    (study / "study.toml").write_text("")
+    write_scores(study, "lora-s1", fidelity)
+    found = Records([], studies_in([tmp_path / "studies"])).best(only_run(tmp_path / "Lora"))
+    assert found.label == label
+
+
+def test_a_least_validation_loss_is_called_measured_once(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "lucy-1", tmp_path / "Lora", "lucy", 2, {100: 0.3, 200: 0.1, 300: 0.2})
+    shelf = Library().scan([tmp_path / "Lora"])
+    grid = Grid(Pool(shelf), Records([tmp_path / "runs"]), (TYPE, STEP))
+    grid.set_values(TYPE, ["LoRA"])
+    assert grid.set_values(STEP, ["best"]) == ["best"]
+    assert grid.label(STEP, "best") == "best (200, measured once)"
 
 
 def test_damaged_study_folders_are_no_error(tmp_path: Path) -> None:

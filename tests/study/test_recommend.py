@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from adapter_lab.study.recommend import joined, recommend
+from adapter_lab.comparing.evidence import joined
+from adapter_lab.study.recommend import recommend
 from adapter_lab.study.results import Mean, Results
 from adapter_lab.study.state import Decision
 from tests.support.study_results import NO_CURVE, make_results, replaced, summarised
@@ -40,20 +41,29 @@ def test_a_clearly_better_variant_is_recommended_at_its_best_step(tmp_path: Path
     assert found.adapter is not None and found.adapter.name.endswith("-000300.safetensors")
 
 
-def test_a_tie_is_called_one_and_the_cheaper_is_recommended(tmp_path: Path) -> None:
+def test_a_tie_leads_and_the_cheaper_is_named(tmp_path: Path) -> None:
     costs = {"dear": (1.0, 200, 100), "cheap": (1.0, 200, 50)}
     found = recommend(study(tmp_path, {"dear": 0.002, "cheap": 0.0}, noise=0.05, costs=costs))
     assert found.ranking[0].variant == "dear" and found.variant == "cheap"
+    assert found.headline == ("dear and cheap cannot be told apart by quality. cheap at step 300 costs least of them.")
+    assert said(found.reasons, "More than 50 training seeds would be needed to tell them apart")
     assert said(found.reasons, "dear has the highest quality")
     assert said(found.reasons, "cannot be told apart from it and needs 50% less file size")
-    assert said(found.wasteful, "dear costs more than it brings: cheap cannot be told apart from it")
-    assert said(found.cautions, "No variant can be told apart from dear")
+    assert said(found.wasteful, "dear costs more without measuring better: cheap cannot be told apart from it")
 
 
-def test_a_tie_at_the_same_cost_goes_to_the_higher_mean(tmp_path: Path) -> None:
+def test_a_tie_at_the_same_cost_recommends_neither(tmp_path: Path) -> None:
     found = recommend(study(tmp_path, {"a": 0.0, "b": 0.0}, noise=0.05))
-    assert found.variant == found.ranking[0].variant
+    assert (found.variant, found.point, found.adapter) == (None, None, None)
+    assert found.headline.endswith("cannot be told apart by quality.")
     assert not found.wasteful
+
+
+def test_of_a_tie_those_that_measured_lower_are_not_part(tmp_path: Path) -> None:
+    found = recommend(study(tmp_path, {"a": 0.2, "b": 0.2, "c": 0.0}))
+    assert found.headline in ("a and b cannot be told apart by quality; the other measured lower.",
+                              "b and a cannot be told apart by quality; the other measured lower.")  # fmt: skip
+    assert said(found.reasons, "Measurably behind") and not said(found.reasons, "Use")
 
 
 def test_a_better_variant_is_worth_its_cost(tmp_path: Path) -> None:
@@ -73,8 +83,9 @@ def test_training_on_that_makes_it_worse_is_said(tmp_path: Path) -> None:
         return {"fidelity": {1: 0.5, 2: 0.9, 3: 0.6}[point] + random.Random(f"{point}{seed}{picture}").gauss(0, 0.01)}
 
     found = recommend(make_results(tmp_path, ["a", "b"], measure))
-    assert found.point == 2
-    assert said(found.reasons, "Training on to step 300 made it measurably worse (−")
+    assert found.point is None  # the types tie, the steps do not
+    for name in ("a", "b"):
+        assert said(found.reasons, f"Training {name} on from step 200 to step 300 made it measurably worse (−")
     assert not said(found.cautions, "larger budget")
 
 
@@ -85,8 +96,8 @@ def test_steps_that_cannot_be_told_apart_are_named(tmp_path: Path) -> None:
 
     found = recommend(make_results(tmp_path, ["a"], measure, pictures=20))
     other = {2: 300, 3: 200}[found.point or 0]
-    assert said(found.reasons, f"Step {other} of it cannot be told apart" if other == 200 else "brought nothing")
-    assert not said(found.reasons, "Step 100")
+    assert said(found.reasons, f"Step {other} of a cannot be told apart" if other == 200 else "brought nothing")
+    assert not said(found.reasons, "Step 100 of")
 
 
 def test_drift_counts_against_likeness(tmp_path: Path) -> None:
@@ -124,19 +135,67 @@ def test_what_a_seed_does_to_all_variants_makes_no_metric_noise(tmp_path: Path) 
     assert found.ranking[1].to_best is not None and found.ranking[1].to_best.told_apart
 
 
-def test_one_seed_has_uncertainty_over_pictures_and_says_so(tmp_path: Path) -> None:
+def test_one_seed_never_ranks_types_but_may_tell_files_apart(tmp_path: Path) -> None:
     found = recommend(study(tmp_path, {"a": 0.0, "b": 0.2}, seeds=(1,)))
-    assert found.variant == "b"
+    assert found.headline == (
+        "Which type is better cannot be told: each was trained once. Of these files, that of b at step 300 measured "
+        "best over its pictures."
+    )
+    assert found.variant == "b" and found.adapter is not None
+    assert said(found.reasons, "What would tell: two or more training seeds")
     assert found.ranking[0].quality.over == "picture seeds" and found.ranking[0].quality.error
+    assert all(entry.tied for entry in found.ranking)
     assert said(found.cautions, "Each variant was trained once, so the uncertainty is that over pictures")
 
 
 def test_one_seed_and_one_picture_tell_nothing_apart(tmp_path: Path) -> None:
     found = recommend(study(tmp_path, {"a": 0.0, "b": 0.2}, noise=0.0, seeds=(1,), pictures=1))
-    assert found.variant == "b"
-    assert all(entry.tied for entry in found.ranking)
+    assert found.variant is None
+    assert found.headline == "b and a cannot be told apart by quality."
     assert said(found.cautions, "the uncertainty is unknown")
     assert found.ranking[1].to_best is not None and found.ranking[1].to_best.interval is None
+
+
+def test_training_losses_recommend_nothing(tmp_path: Path) -> None:
+    """Twenty steps, one seed, no scores: three losses that differ by the noise their steps drew."""
+    results = make_results(tmp_path, ["LoRA", "LoKr", "diag-OFT"], lambda *_: {}, seeds=(1,), points=2)
+    for number, name in enumerate(["LoRA", "LoKr", "diag-OFT"]):
+        (training,) = results.variant(name).trainings
+        points = [replace(point, loss=0.1 + 1e-4 * number) for point in training.points]
+        variant = replace(results.variant(name), trainings=[replace(training, points=points)])
+        results = replaced(results, name, trainings=variant.trainings, points=summarised(variant).points)
+    found = recommend(results)
+    assert (found.variant, found.point, found.ranking) == (None, None, [])
+    assert found.headline.startswith("Nothing can be recommended: only training losses were measured.")
+    assert said(found.reasons, "What would tell: two or more training seeds")
+    assert said(found.reasons, "a validation loss (dataset.validation_fraction)")
+
+
+def test_losses_of_variants_that_measure_them_otherwise_are_not_compared(tmp_path: Path) -> None:
+    settings = {"mse": {}, "huber": {"loss.type": "huber"}}
+    results = make_results(tmp_path, list(settings), lambda *_: {}, settings=settings,
+                           losses=lambda name, point, seed: {"mse": 0.2, "huber": 0.1}[name])  # fmt: skip
+    found = recommend(results)
+    assert found.variant is None
+    assert "the variants differ in loss.type, which changes what their validation losses measure" in found.headline
+
+
+@pytest.mark.parametrize("busy", ["apart", "at once"])
+def test_a_time_that_others_slowed_is_no_reason(tmp_path: Path, busy: str) -> None:
+    costs = {"slow": (2.0, 100, 10), "fast": (1.0, 100, 10)}
+    results = study(tmp_path, {"slow": 0.0, "fast": 0.0}, noise=0.05, costs=costs)
+    for index, name in enumerate(costs):
+        spans = [(100.0 * index, 100.0 * index + (150.0 if busy == "at once" else 90.0))]
+        trainings = [replace(t, busy=[(a + 1000 * t.seed, b + 1000 * t.seed) for a, b in spans])
+                     for t in results.variant(name).trainings]  # fmt: skip
+        results = replaced(results, name, trainings=trainings)
+    assert ("training time" in " ".join(recommend(results).wasteful)) == (busy == "apart")
+
+
+def test_a_time_measured_once_is_no_reason(tmp_path: Path) -> None:
+    costs = {"slow": (2.0, 100, 10), "fast": (1.0, 100, 10)}
+    found = recommend(study(tmp_path, {"slow": 0.0, "fast": 0.0}, noise=0.05, costs=costs, seeds=(1,)))
+    assert found.variant is None and not found.wasteful
 
 
 def test_without_scores_the_validation_loss_decides_with_a_caution(tmp_path: Path) -> None:
@@ -191,13 +250,20 @@ def test_a_failure_with_saved_points_is_compared_and_said(tmp_path: Path) -> Non
 def test_a_base_that_is_as_good_is_said(tmp_path: Path) -> None:
     results = make_results(tmp_path, ["a"], lambda *_: {"fidelity": 0.4, "agreement": 0.5})
     base = {("fidelity", ""): Mean(0.5), ("agreement", ""): Mean(0.9)}
-    assert said(recommend(replace(results, base=base)).cautions, "base model without an adapter is at least as good")
+    found = recommend(replace(results, base=base))
+    assert found.variant is None and "the base model without one is at least as good" in found.headline
     base = {("fidelity", ""): Mean(0.1), ("agreement", ""): Mean(0.5)}
-    assert not said(recommend(replace(results, base=base)).cautions, "base model")
+    assert "base model" not in recommend(replace(results, base=base)).headline
 
 
-def test_an_unfinished_study_says_so(tmp_path: Path) -> None:
-    assert said(recommend(replace(study(tmp_path, {"a": 0.0}), state="running")).cautions, "not finished")
+def test_while_trainings_are_open_nothing_is_recommended(tmp_path: Path) -> None:
+    """Two of three have ended, and one of them measured far better."""
+    results = replaced(study(tmp_path, {"a": 0.0, "b": 0.3, "c": 0.0}), "c", state="running")
+    trainings = [replace(training, state="running") for training in results.variant("c").trainings]
+    found = recommend(replace(replaced(results, "c", trainings=trainings), state="running"))
+    assert (found.variant, found.adapter, found.reasons, found.wasteful) == (None, None, [], [])
+    assert found.headline == "Nothing is recommended yet: 6 of 9 trainings have ended."
+    assert found.ranking[0].variant == "b"  # the tables show what was measured so far
 
 
 def test_files_without_scores_are_counted(tmp_path: Path) -> None:

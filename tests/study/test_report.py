@@ -176,14 +176,15 @@ def test_amounts_are_said_as_a_person_would(unit: str, amount: float, words: str
 
 def test_a_study_without_anything_still_has_a_report(tmp_path: Path) -> None:
     results = make_results(tmp_path, ["a"], lambda *_: {})
-    trainings = [replace(t, points=[], curve=NO_CURVE, final_loss=None) for t in results.variant("a").trainings]
+    queued = {"points": [], "curve": NO_CURVE, "final_loss": None, "state": "queued"}
+    trainings = [replace(training, **queued) for training in results.variant("a").trainings]
     results = replaced(results, "a", trainings=trainings, points=[], state="queued", seconds_per_step=None,
                        peak_bytes=None, file_bytes=None)  # fmt: skip
     written = report.write(replace(results, state="queued"), tmp_path)
     assert [path.name for path in written] == ["report.html", "report.md", "report.csv"]
     page = written[0].read_text(encoding="utf-8")
     Tags(page)
-    assert "Nothing can be recommended" in page and "<svg" not in page
+    assert "Nothing is recommended yet: 0 of 3 trainings have ended." in page and "<svg" not in page
 
 
 def test_many_saving_points_show_ten_columns_with_the_last(tmp_path: Path) -> None:

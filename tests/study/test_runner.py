@@ -168,6 +168,7 @@ def raced(tmp_path_factory):
         race__enabled=True,
         race__metric="loss",
         race__confidence=0.5,
+        general__seeds=[1, 2, 3],
         budget__amount=20.0,
         budget__points=2,
         optimizer__lr=0.05,

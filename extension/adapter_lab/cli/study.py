@@ -130,7 +130,7 @@ def _folder_and_json(parser: argparse.ArgumentParser) -> None:
 
 def new(chosen: argparse.Namespace) -> int:
     """Write a study.toml."""
-    from adapter_lab.study import presets, study_file
+    from adapter_lab.study import presets, race, study_file
     from adapter_lab.study.definition import DECIDED, Study
     from adapter_lab.study.folder import StudyFolder
     from adapter_lab.study.plan import plan
@@ -149,7 +149,7 @@ def new(chosen: argparse.Namespace) -> int:
     plan(study, folder.path)
     folder.path.mkdir(parents=True, exist_ok=True)
     study_file.write(study, folder.plan)
-    for sentence in [*remarks, *more]:
+    for sentence in [*remarks, *more, *race.remarks(study)]:
         print(f"Note: {sentence}", file=sys.stderr)
     trainings = len(study.variants) * len(study.general.seeds)
     print(f"Wrote {folder.plan}: {len(study.variants)} variants, {trainings} trainings of {_length(study.budget)}.")

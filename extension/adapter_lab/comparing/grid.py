@@ -128,7 +128,7 @@ class Grid:
         if step == LAST:
             return run.last
         if step == BEST:
-            return self.records.best(run)
+            return self.records.best(run).entry
         if step.endswith("%"):
             known = [entry.lineage.position for entry in run.entries if entry.lineage.position is not None]
             return run.nearest(round(max(known, default=0) * float(step[:-1]) / 100))
@@ -221,6 +221,6 @@ class Grid:
 
     def _at(self, run: Run, step: str) -> str:
         try:
-            return self._at_step(run, step).at or "end"
+            return self.records.best(run).label if step == BEST else self._at_step(run, step).at or "end"
         except AdapterLabError:
             return "unknown"

@@ -10,19 +10,27 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
-from statistics import fmean, stdev, variance
+from itertools import pairwise
+from statistics import fmean, variance
 
+from adapter_lab.comparing.evidence import (
+    METRICS,
+    PICTURES,
+    TRAININGS,
+    Difference,
+    Spread,
+    over_pictures,
+    over_trainings,
+    quantile,
+    spread_of,
+    standard_error,
+    sum_error,
+)
 from adapter_lab.study.results import Mean, Results, SavedPoint, VariantResult
-from adapter_lab.study.scores import METRICS
 
 LOSSES = {"validation_loss": False, "loss": False}
 # Metric -> whether more of it is better.
 BETTER = {**METRICS, **LOSSES}
-TRAININGS, PICTURES = "training seeds", "picture seeds"
-# Student's t, 97.5 %, for 1, 2, ... degrees of freedom; 1.96 for infinitely many.
-T_975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10,
-         2.09, 2.09, 2.08, 2.07, 2.07, 2.06, 2.06, 2.06, 2.05, 2.05, 2.05, 2.04)  # fmt: skip
 
 Place = tuple[str, int]  # a variant's name and a saving point
 Pictures = dict[tuple[int, str, int], float]  # (seed, concept, number) -> value; one entry for a loss
@@ -35,43 +43,6 @@ class Term:
     metric: str
     factor: float = 1.0
     concept: str = ""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One adapter minus another: mean, standard error over `count` pairs, and the error of interest's quantile.
-
-    `error` is None where nothing can be said about it.
-    """
-
-    value: float
-    error: float | None
-    count: int
-    over: str
-    quantile: float
-
-    @property
-    def interval(self) -> float | None:
-        """Half the width of the 95 % interval."""
-        return None if self.error is None else self.quantile * self.error
-
-    @property
-    def told_apart(self) -> bool:
-        """Whether zero lies outside the 95 % interval."""
-        return self.interval is not None and abs(self.value) > self.interval
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The variance of seed-by-seed differences, pooled over pairs of several adapters, and its degrees of freedom."""
-
-    variance: float
-    freedom: int
-
-
-def quantile(freedom: int) -> float:
-    """Student's t at 97.5 %."""
-    return T_975[freedom - 1] if freedom <= len(T_975) else 1.96
 
 
 class Measured:
@@ -131,7 +102,7 @@ class Measured:
             return Mean(fmean(values), standard_error(values), len(values), TRAININGS)
         (seed,) = trainings
         samples = [[v * term.factor for v in self.pictures(place, seed, term).values()] for term in terms]
-        error, count = _sum_error(samples)
+        error, count = sum_error(samples)
         return Mean(trainings[seed], error, count, PICTURES)
 
     def spread(self, places: Iterable[Place], terms: Sequence[Term]) -> Spread | None:
@@ -139,15 +110,7 @@ class Measured:
 
         None where no two of them have two seeds in common.
         """
-        tables = [table for place in places if len(table := self.per_training(place, terms)) > 1]
-        found = [
-            variance([a[seed] - b[seed] for seed in seeds])
-            for a, b in combinations(tables, 2)
-            if len(seeds := a.keys() & b.keys()) > 1
-        ]
-        seeds = {seed for table in tables for seed in table}
-        freedom = sum(map(len, tables)) - len(tables) - len(seeds) + 1
-        return Spread(fmean(found), freedom) if found and freedom > 0 else None
+        return spread_of([self.per_training(place, terms) for place in places])
 
     def picture_noise(self, places: Sequence[Place], metric: str) -> float | None:
         """The squared error that pictures give a mean, from differences of neighbouring places picture by picture.
@@ -179,7 +142,7 @@ class Measured:
             return None
         seeds = sorted(first.keys() & second.keys())
         if len(seeds) > 1:
-            return _paired([first[seed] - second[seed] for seed in seeds], spread)
+            return over_trainings([first[seed] - second[seed] for seed in seeds], spread)
         if seeds:
             return self._over_pictures(a, b, seeds[0], terms)
         value = fmean(first.values()) - fmean(second.values())
@@ -197,13 +160,7 @@ class Measured:
             pairs = [term.factor * (first[key] - second[key]) for key in first if key in second]
             value += term.factor * (fmean(first.values()) - fmean(second.values())) if not pairs else fmean(pairs)
             samples.append(pairs)
-        error, count = _sum_error(samples)
-        return Difference(value, error, count, PICTURES, math.inf if error is None else quantile(count - 1))
-
-
-def standard_error(values: Sequence[float]) -> float | None:
-    """Of a mean; None for a single value."""
-    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+        return over_pictures(value, samples)
 
 
 def best_point(variant: VariantResult, values: Mapping[Place, Mean]) -> int | None:
@@ -240,22 +197,3 @@ def _averaged(points: Sequence[dict[str, Pictures]]) -> dict[str, Pictures]:
                  key in p.get(metric, {})]) == len(points)}
         for metric, first in points[0].items()
     }  # fmt: skip
-
-
-def _paired(differences: Sequence[float], spread: Spread | None) -> Difference:
-    count = len(differences)
-    value, error, freedom = fmean(differences), standard_error(differences), count - 1
-    assert error is not None
-    if spread is not None:
-        pooled = math.sqrt(spread.variance / count)
-        error, freedom = max(error, pooled), max(freedom, spread.freedom)
-    return Difference(value, error, count, TRAININGS, quantile(freedom))
-
-
-def _sum_error(samples: Sequence[Sequence[float]]) -> tuple[float | None, int]:
-    """Standard error of a sum of means, and the number of values of the smallest sample."""
-    errors = [standard_error(values) for values in samples]
-    count = min(map(len, samples))
-    if any(error is None for error in errors):
-        return None, max(count, 1)
-    return math.sqrt(sum(error**2 for error in errors if error is not None)), count

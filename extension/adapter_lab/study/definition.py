@@ -24,6 +24,10 @@ DECIDED = (
 )
 # Settings that are the same for all variants, because a comparison across them would say nothing.
 SHARED = ("base.", "dataset.folder", "dataset.sources", "dataset.regularisation_folder", "dataset.validation_fraction")
+# Settings that change what a loss is measured on: losses of variants that differ in one of them say nothing together.
+OF_LOSSES = ("loss.", "dataset.")
+# The same for training losses, whose pictures and noise are those of the step.
+OF_TRAINING_LOSSES = (*OF_LOSSES, "run.batch_size", "optimizer.gradient_accumulation")
 
 
 @dataclass
@@ -119,6 +123,16 @@ class Study:
     def name(self) -> str:
         """The study's name."""
         return self.general.name
+
+    def differing(self, prefixes: tuple[str, ...]) -> list[str]:
+        """The settings with one of these beginnings in which its variants differ."""
+        paths = sorted({path for variant in self.variants for path in variant.settings if path.startswith(prefixes)})
+
+        def shared(path: str) -> Any:
+            section, name = path.split(".")
+            return getattr(getattr(self.shared, section), name)
+
+        return [path for path in paths if len({repr(v.settings.get(path, shared(path))) for v in self.variants}) > 1]
 
 
 def run_name(variant: Variant, seed: int) -> str:

@@ -2,7 +2,7 @@
 
 Quality is a weighted sum of the measured metrics, each scaled from the worst (0) to the best (1) that the study saw;
 fidelity counts half, the others share the other half, and each counts less where its differences are mostly noise.
-Without scores, the validation loss decides, else the loss.
+Without scores, the validation loss decides. Training losses never do: each step's is of other pictures and other noise.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, variance
 
-from adapter_lab.study.comparison import BETTER, LOSSES, Difference, Measured, Place, Term, best_point
+from adapter_lab.comparing.evidence import METRICS, Difference, Strength, over_trainings, strength
+from adapter_lab.study.comparison import BETTER, Measured, Place, Term, best_point
+from adapter_lab.study.definition import OF_LOSSES
 from adapter_lab.study.results import Mean, Results, VariantResult
-from adapter_lab.study.scores import METRICS
 
+VALIDATION = "validation_loss"
 FIDELITY_WEIGHT = 0.5
 # A metric whose whole range is noise must not be blown up to the full scale: a scale has at least so many errors.
 LEAST_SCALE = 5.0
@@ -49,7 +52,8 @@ class Scale:
 class Ranked:
     """A variant at its best saving point: its quality, and how far it is from the best variant's.
 
-    `costs` are those known of memory (bytes), file (bytes) and, unless all got equal time, seconds per step.
+    `costs` are those known of memory and file, in bytes. `seconds` are those of a step by training seed; empty where
+    all got equal time, and where trainings ran at the same moment, so that each slowed the other.
     """
 
     variant: str
@@ -58,6 +62,7 @@ class Ranked:
     quality: Mean
     to_best: Difference | None  # None for the best itself
     costs: dict[str, float]
+    seconds: dict[int, float]
 
     @property
     def place(self) -> Place:
@@ -65,9 +70,14 @@ class Ranked:
         return self.variant, self.point
 
     @property
+    def strength(self) -> Strength:
+        """How strong a sentence its distance to the best bears."""
+        return strength(self.to_best)
+
+    @property
     def tied(self) -> bool:
-        """Whether it cannot be told apart from the best."""
-        return self.to_best is None or not self.to_best.told_apart
+        """Whether its type cannot be told apart from that of the best, which takes trainings with several seeds."""
+        return self.strength < Strength.TRAININGS
 
 
 @dataclass(frozen=True)
@@ -107,14 +117,25 @@ def assess(results: Results) -> Assessment | None:
 def saves(cheap: Ranked, dear: Ranked) -> dict[str, float]:
     """By how much `cheap` is below `dear` in each cost where it clearly is; empty if it is above in any."""
     both = {name: cheap.costs[name] / dear.costs[name] for name in cheap.costs if name in dear.costs}
+    if time := _time_ratio(cheap, dear):
+        both["time"] = time
     if any(ratio > 1 + SAME for ratio in both.values()):
         return {}
     return {name: 1 - ratio for name, ratio in both.items() if ratio < 1 - SAVING}
 
 
+def _time_ratio(cheap: Ranked, dear: Ranked) -> float | None:
+    """How their training times compare; None where that is not known beyond what seeds do to it."""
+    seeds = sorted(cheap.seconds.keys() & dear.seconds.keys())
+    if len(seeds) < 2:
+        return None
+    found = over_trainings([math.log(cheap.seconds[seed] / dear.seconds[seed]) for seed in seeds])
+    return math.exp(found.value) if strength(found) == Strength.TRAININGS else None
+
+
 def cheapest_tied(ranking: Sequence[Ranked]) -> Ranked:
-    """The best of those that cannot be told apart, without those that cost more than another one of them."""
-    tied = [entry for entry in ranking if entry.tied]
+    """The best of those whose files cannot be told apart, without those that cost more than another one of them."""
+    tied = [entry for entry in ranking if entry.strength < Strength.FILES]
     return next(entry for entry in tied if not any(saves(other, entry) for other in tied if other is not entry))
 
 
@@ -130,13 +151,14 @@ def base_quality(results: Results, scales: Sequence[Scale]) -> float | None:
 
 
 def _scales(results: Results, measured: Measured) -> list[Scale]:
-    """The metrics that decide: all scores, else validation loss, else loss."""
+    """The metrics that decide: all scores, else the validation loss where all measure it on the same."""
     means = {
         metric: [mean for place in measured.places(metric) if (mean := measured.mean(place, [Term(metric)]))]
-        for metric in BETTER
+        for metric in (*METRICS, VALIDATION)
     }
-    scored = [metric for metric in METRICS if means[metric]]
-    metrics = scored or [metric for metric in LOSSES if means[metric]][:1]
+    metrics = [metric for metric in METRICS if means[metric]]
+    if not metrics and means[VALIDATION] and not results.study.differing(OF_LOSSES):
+        metrics = [VALIDATION]
     noise = {metric: _noise(measured, metric, means[metric]) for metric in metrics}
     weights = _weights({metric: _reliability(means[metric], noise[metric]) for metric in metrics})
     return [
@@ -190,7 +212,7 @@ def _quality(results: Results, measured: Measured, scales: Sequence[Scale]) -> d
 
 
 def _ranking(results: Results, assessment: Assessment) -> list[Ranked]:
-    quality = assessment.quality
+    quality, alone = assessment.quality, results.study.budget.unit != "minutes" and not _trained_at_once(results)
     points = {variant.variant.name: best_point(variant, quality) for variant in results.variants}
     places = [(name, point) for name, point in points.items() if point is not None]
     order = sorted(places, key=lambda place: -quality[place].value)
@@ -199,12 +221,17 @@ def _ranking(results: Results, assessment: Assessment) -> list[Ranked]:
         variant = results.variant(place[0])
         summary = next(entry for entry in variant.points if entry.point == place[1])
         to_best = None if place == order[0] else assessment.difference(place, order[0], order)
-        costs = _costs(variant, results.study.budget.unit)
-        ranking.append(Ranked(*place, summary.steps, quality[place], to_best, costs))
+        seconds = {t.seed: t.seconds_per_step for t in variant.trainings if t.seconds_per_step and alone}
+        ranking.append(Ranked(*place, summary.steps, quality[place], to_best, _costs(variant), seconds))
     return ranking
 
 
-def _costs(variant: VariantResult, unit: str) -> dict[str, float]:
-    seconds = variant.seconds_per_step if unit != "minutes" else None
-    costs = {"memory": variant.peak_bytes, "file": variant.file_bytes, "time": seconds and seconds.value}
+def _costs(variant: VariantResult) -> dict[str, float]:
+    costs = {"memory": variant.peak_bytes, "file": variant.file_bytes}
     return {name: float(value) for name, value in costs.items() if value}
+
+
+def _trained_at_once(results: Results) -> bool:
+    """Whether two trainings of the study ever ran at the same moment."""
+    spans = sorted(span for variant in results.variants for training in variant.trainings for span in training.busy)
+    return any(begin < end for (_, end), (begin, _) in pairwise(spans))

@@ -10,31 +10,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-from adapter_lab.study.definition import Race, Study, Variant, run_name
+from adapter_lab.comparing.evidence import (
+    METRICS,
+    Difference,
+    Spread,
+    Strength,
+    interval,
+    joined,
+    over_trainings,
+    spread_of,
+    strength,
+)
+from adapter_lab.study.definition import OF_LOSSES, OF_TRAINING_LOSSES, Race, Study, Variant, run_name
 from adapter_lab.study.folder import StudyFolder
-from adapter_lab.study.scores import METRICS
 from adapter_lab.study.scores.store import read_scores
 from adapter_lab.study.state import Decision
 from adapter_lab.study.trainings import TrainingRecord
 
-# Measurements by what makes them comparable one by one: a training seed, a step, or a picture's seed and concept.
+# A training's measurements by what makes them comparable one by one: a step, or a picture's seed and concept.
 Sample = Mapping[Any, float]
-
-
-@dataclass(frozen=True)
-class Lag:
-    """How far a variant is behind the best: difference and its standard error (None: unknown)."""
-
-    difference: float
-    error: float | None
-
-    def is_beyond(self, confidence: float) -> bool:
-        """Whether it is behind by more than `confidence` standard errors."""
-        return self.error is not None and self.difference > confidence * self.error
 
 
 def problems(study: Study) -> list[str]:
@@ -62,6 +59,25 @@ def problems(study: Study) -> list[str]:
     return []
 
 
+def remarks(study: Study) -> list[str]:
+    """Why a race that is switched on drops nothing, as sentences; an older release began such races."""
+    if not study.race.enabled:
+        return []
+    found = []
+    if len(study.general.seeds) < 2:
+        found.append(
+            "The race drops nothing: with one training each, nothing can be said about one variant against another. "
+            "Give study.seeds two or more numbers."
+        )
+    changing = {"loss": OF_TRAINING_LOSSES, "validation_loss": OF_LOSSES}.get(study.race.metric, ())
+    if differing := study.differing(changing) if changing else []:
+        found.append(
+            f"The race drops nothing: the variants differ in {joined(differing)}, so that their losses measure "
+            "different things. Choose a score as race.metric."
+        )
+    return found
+
+
 def last_point(study: Study, variants: int, dropped: Mapping[str, int]) -> int:
     """The saving point at which the trainings of variants that are still in the race end.
 
@@ -76,25 +92,25 @@ def decide(study: Study, folder: StudyFolder, variants: Sequence[Variant], point
     """Which of `variants`, all of which have reached `point`, are dropped there."""
     race = study.race
     samples = {variant.name: sample(study, folder, variant, point) for variant in variants}
-    samples = {name: values for name, values in samples.items() if values}
-    if point < race.first_point or len(samples) <= race.least:
+    samples = {name: trainings for name, trainings in samples.items() if trainings}
+    if point < race.first_point or len(samples) <= race.least or remarks(study):
         return []
     sign = -1.0 if METRICS.get(race.metric, False) else 1.0
-    order = sorted(samples, key=lambda name: sign * fmean(samples[name].values()))
+    means = {name: fmean(map(_mean, trainings.values())) for name, trainings in samples.items()}
+    order = sorted(means, key=lambda name: sign * means[name])
     best, decisions = order[0], []
+    spread = spread_of([{seed: _mean(found) for seed, found in trainings.items()} for trainings in samples.values()])
     for name in reversed(order[race.least :]):
-        lag = compare(samples[name], samples[best], sign)
-        if lag.is_beyond(race.confidence):
-            decisions.append(Decision(name, point, round(time.time(), 3), _why(race, name, best, samples, lag)))
+        behind = compare(samples[name], samples[best], sign, spread)
+        if behind is not None and is_beyond(behind, race.confidence):
+            decisions.append(Decision(name, point, round(time.time(), 3), _why(race, name, best, means, behind)))
     return decisions
 
 
-def sample(study: Study, folder: StudyFolder, variant: Variant, point: int) -> Sample:
-    """A variant's measurements of the race's metric at a saving point."""
-    by_seed = {seed: _of_training(study, folder, run_name(variant, seed), point) for seed in study.general.seeds}
-    if len(by_seed) > 1:
-        return {seed: fmean(values.values()) for seed, values in by_seed.items() if values}
-    return next(iter(by_seed.values()))
+def sample(study: Study, folder: StudyFolder, variant: Variant, point: int) -> dict[int, Sample]:
+    """A variant's measurements of the race's metric at a saving point, by training seed."""
+    found = {seed: _of_training(study, folder, run_name(variant, seed), point) for seed in study.general.seeds}
+    return {seed: values for seed, values in found.items() if values}
 
 
 def _of_training(study: Study, folder: StudyFolder, name: str, point: int) -> Sample:
@@ -111,30 +127,34 @@ def _of_training(study: Study, folder: StudyFolder, name: str, point: int) -> Sa
     return {(value.concept, value.seed, index): value.value for index, value in enumerate(values)}
 
 
-def compare(other: Sample, best: Sample, sign: float) -> Lag:
-    """How far `other` is behind `best`; sign 1: less is better, -1: more is.
+def compare(
+    other: Mapping[int, Sample], best: Mapping[int, Sample], sign: float, spread: Spread | None = None
+) -> Difference | None:
+    """How far `other` is behind `best`, seed by seed; sign 1: less is better, -1: more is. None: fewer than two seeds.
 
-    Measurements of the same things are compared one by one, since what they share (data, noise) then cancels.
+    Within a seed only measurements of the same things count (steps, pictures), since what they share (data, noise)
+    then cancels, and what they do not share is never compared.
     """
-    difference = sign * (fmean(other.values()) - fmean(best.values()))
-    if set(other) == set(best):
-        pairs = [other[key] - best[key] for key in other]
-        return Lag(difference, _error(pairs))
-    errors = [_error(list(values.values())) for values in (other, best)]
-    known = [error for error in errors if error is not None]
-    return Lag(difference, math.hypot(*known) if len(known) == 2 else None)
+    differences = []
+    for seed in sorted(other.keys() & best.keys()):
+        shared = other[seed].keys() & best[seed].keys()
+        if shared:
+            differences.append(sign * fmean(other[seed][key] - best[seed][key] for key in shared))
+    return over_trainings(differences, spread) if len(differences) > 1 else None
 
 
-def _error(values: Sequence[float]) -> float | None:
-    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+def is_beyond(behind: Difference, confidence: float) -> bool:
+    """Whether a variant is behind by more than chance and by more than `confidence` standard errors."""
+    assert behind.error is not None
+    return strength(behind) == Strength.TRAININGS and behind.value > confidence * behind.error
 
 
-def _why(race: Race, name: str, best: str, samples: Mapping[str, Sample], lag: Lag) -> str:
-    mine, theirs = fmean(samples[name].values()), fmean(samples[best].values())
-    assert lag.error is not None
-    return (
-        f"{race.metric} {mine:.4g} against {theirs:.4g} of {best}: behind by {lag.difference:.2g}, which is "
-        f"{lag.difference / lag.error:.1f} standard errors."
-        if lag.error
-        else f"{race.metric} {mine:.4g} against {theirs:.4g} of {best}, without any spread."
-    )
+def _mean(values: Sample) -> float:
+    return fmean(values.values())
+
+
+def _why(race: Race, name: str, best: str, means: Mapping[str, float], behind: Difference) -> str:
+    text = f"{race.metric} {means[name]:.4g} against {means[best]:.4g} of {best}"
+    if not behind.error:
+        return f"{text}, without any spread."
+    return f"{text}: behind by {interval(behind)}, which is {behind.value / behind.error:.1f} standard errors."

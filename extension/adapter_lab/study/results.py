@@ -83,7 +83,8 @@ class Training:
     """One variant trained with one seed.
 
     `state` is queued, running, done, failed, dropped or skipped, `why` a sentence about it. `peak_bytes` and
-    `seconds_per_step` are None before the first step, `final_loss` is the mean over the last 50 steps.
+    `seconds_per_step` are None before the first step, `final_loss` is the mean over the last 50 steps. `busy`: when it
+    trained, as (from, to) in seconds since 1970.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Training:
     final_loss: float | None
     points: list[SavedPoint]
     curve: Curve
+    busy: list[tuple[float, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ def _training(study: Study, folder: StudyFolder, state: StudyState, variant: Var
         final_loss=fmean(recent) if recent else None,
         points=_points(study, folder, record, name),
         curve=_curve(record),
+        busy=record.busy,
     )
 
 

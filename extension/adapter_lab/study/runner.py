@@ -246,6 +246,8 @@ class Runner:
 
     def _race(self) -> None:
         """Train all to the next saving point, compare, drop, and so on."""
+        for sentence in race.remarks(self.study):
+            self.log.write("note", message=sentence)
         point = 0
         while True:
             point += 1

@@ -20,6 +20,8 @@ from adapter_lab.training.budget import SavingPoints
 
 # The log rounds seconds.
 ROUNDING = 2e-3
+# A pause between two steps that is longer was no part of training.
+PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,18 @@ class TrainingRecord:
     def minutes(self) -> list[float]:
         """Minutes of training after each step."""
         return [seconds / 60 for seconds in accumulate(event["seconds_per_step"] for event in self.steps)]
+
+    @cached_property
+    def busy(self) -> list[tuple[float, float]]:
+        """When it trained, as (from, to) in seconds since 1970."""
+        found: list[tuple[float, float]] = []
+        for event in self.steps:
+            begin, end = event["time"] - event["seconds_per_step"], event["time"]
+            if found and begin - found[-1][1] < PAUSE_SECONDS:
+                found[-1] = (found[-1][0], end)
+            else:
+                found.append((begin, end))
+        return found
 
     @cached_property
     def images_per_step(self) -> float:

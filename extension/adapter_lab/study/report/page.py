@@ -8,7 +8,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from adapter_lab.study.recommend import Recommendation, interval, plus_minus
+from adapter_lab.comparing.evidence import interval
+from adapter_lab.study.recommend import Recommendation
 from adapter_lab.study.report import table
 from adapter_lab.study.report.charts import concept_charts, loss_charts, pareto_chart, score_charts
 from adapter_lab.study.report.grids import PictureGrid
@@ -19,10 +20,12 @@ from adapter_lab.study.report.wording import (
     contrast_text,
     decision_text,
     facts,
+    rank_text,
     shared_settings,
     variant_settings,
 )
 from adapter_lab.study.results import Results
+from adapter_lab.study.sentences import plus_minus
 
 HERE = Path(__file__).parent
 
@@ -48,6 +51,7 @@ def html(results: Results, recommendation: Recommendation, grids: Sequence[Pictu
         variant_settings=variant_settings,
         decision_text=decision_text,
         contrast_text=contrast_text,
+        rank_text=rank_text,
         interval=interval,
         plus_minus=plus_minus,
     )

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from adapter_lab.study.recommend import Recommendation, plus_minus
+from adapter_lab.comparing.evidence import METRICS
+from adapter_lab.study.recommend import Recommendation
 from adapter_lab.study.results import Mean, PointSummary, Results, VariantResult
-from adapter_lab.study.scores import METRICS
+from adapter_lab.study.sentences import plus_minus
 
 MIB = 2**20
 

@@ -25,7 +25,7 @@ def markdown(results: Results, recommendation: Recommendation, grids: int) -> st
         f"**{recommendation.headline}**",
         _list(recommendation.reasons),
         _section("Read with care", recommendation.cautions),
-        _section("What costs more than it brings", recommendation.wasteful),
+        _section("What costs more without measuring better", recommendation.wasteful),
         "## What was measured",
         table.markdown(results, recommendation).strip(),
         READING,

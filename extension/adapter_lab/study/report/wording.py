@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from adapter_lab.comparing.evidence import Strength, interval, strength
 from adapter_lab.config import default_of, settings
 from adapter_lab.study.comparison import BETTER
+from adapter_lab.study.contrasts import Contrast
 from adapter_lab.study.definition import Study
-from adapter_lab.study.recommend import Contrast, interval
+from adapter_lab.study.quality import Ranked
 from adapter_lab.study.results import ENDED, Decision, Results
 
 READING = (
@@ -67,11 +69,24 @@ def contrast_text(contrast: Contrast) -> list[tuple[str, str, str]]:
     """Per metric of a contrast: (metric, change with its interval, verdict)."""
     found = []
     for metric, change in contrast.changes.items():
-        if change.interval is None:
-            verdict = "unknown: measured once"
-        elif not change.told_apart:
-            verdict = "not told apart"
-        else:
-            verdict = "better" if (change.value > 0) == BETTER[metric] else "worse"
-        found.append((metric, interval(change), verdict))
+        side = "better" if (change.value > 0) == BETTER[metric] else "worse"
+        verdicts = {
+            Strength.UNKNOWN: "unknown: measured once",
+            Strength.TIED: "not told apart",
+            Strength.FILES: f"{side} in these files; trained once",
+            Strength.TRAININGS: side,
+        }
+        found.append((metric, interval(change), verdicts[strength(change)]))
     return found
+
+
+def rank_text(entry: Ranked) -> str:
+    """The verdict on a variant's place in the order."""
+    if entry.to_best is None:
+        return "measured highest"
+    return {
+        Strength.UNKNOWN: "nothing is known about the uncertainty",
+        Strength.TIED: "cannot be told apart from the highest",
+        Strength.FILES: "its file measured lower; as a type not told apart, trained once",
+        Strength.TRAININGS: "measurably lower",
+    }[entry.strength]

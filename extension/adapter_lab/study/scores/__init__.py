@@ -9,9 +9,6 @@ from typing import Any, Protocol
 
 from adapter_lab.study.definition import Study
 
-# Metric -> whether more of it is better.
-METRICS = {"fidelity": True, "agreement": True, "bleeding": False, "drift": False}
-
 
 @dataclass(frozen=True)
 class ScorePrompt:
@@ -61,7 +58,7 @@ class Scorer(Protocol):
 
     @property
     def metrics(self) -> Sequence[str]:
-        """What it measures, of METRICS."""
+        """What it measures, of `comparing.evidence.METRICS`."""
         ...
 
     def prompts(self, study: Study) -> list[ScorePrompt]:
