@@ -164,7 +164,7 @@ class Preparation:
                 )
             encode = functools.partial(_encode, vae.get(), self.machine.device)
             return lambda batches: encoded_batches(batches, encode, base.latent_scale)
-        cache = LatentCache(dataset.cache_folder, base.vae_key)
+        cache = LatentCache(dataset.cache_folder, base.vae_key, vae_name=f"The VAE of {base.vae_path or base.path}")
         samples = dataset.cache_samples()
         if cache.missing(samples):
             device, progress = self.machine.device, self.progress("latents")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,6 +46,8 @@ class Records:
         self.statistics = LossStatistics()
         self.recent: deque[float] = deque(maxlen=RECENT_STEPS)
         self.memory: Callable[[], int] = lambda: 0
+        # What is to blame for a loss of (picture, timestep) that is not finite; "" for the adapter itself.
+        self.explain: Callable[[Sequence[tuple[str, int]]], str] = lambda samples: ""
         self._pending: DeferredValues[StepLabel] = DeferredValues()
         self._folder = folder
         self._board: Any = None
@@ -98,9 +100,11 @@ class Records:
             label = _with_rates(label, iter(values[2 * count :]))
             loss = sum(weighted) / count
             if not math.isfinite(loss):
+                remedy = self.explain(label.samples) or (
+                    "Resume from there, or start again with a lower learning rate or precision.mixed bf16 or fp32."
+                )
                 raise TrainingStopped(
-                    f"The loss became {loss} at step {label.step}. Adapters and states saved before are kept; resume "
-                    "from there, or start again with a lower learning rate or precision.mixed bf16 or fp32."
+                    f"The loss became {loss} at step {label.step}. Adapters and states saved before are kept. {remedy}"
                 )
             for (picture, timestep), value in zip(label.samples, plain):
                 self.statistics.add(picture, timestep, value)

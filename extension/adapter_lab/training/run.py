@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from adapter_lab.runs.folder import LOG, AdapterFiles, RunFolder, remove_leftove
 from adapter_lab.runs.requests import Requested
 from adapter_lab.training import metadata
 from adapter_lab.training.averages import MovingAverage
+from adapter_lab.training.blame import blame
 from adapter_lab.training.budget import Budget, SavingPoints, Stopwatch
 from adapter_lab.training.checkpoint import TrainingState, check_fingerprint, load_latest, states
 from adapter_lab.training.feedback import Feedback
@@ -122,6 +124,7 @@ class Run:
                 preparation.fill_caches()
             self.team.agree("the caches are filled")
         self.prepared = preparation.run()
+        self.records.explain = functools.partial(blame, self.prepared)
         self._set_up(self.prepared)
         if self.state is not None:
             check_fingerprint(self.state, self.saver.fingerprint, self.folder.path)

@@ -87,6 +87,7 @@ def test_it_trains_and_its_adapter_applied_to_the_file_is_what_was_trained(
     monkeypatch.setattr(Run, "_set_up", lambda self, prepared: (real(self, prepared), runs.append(self))[0])
     config = tiny_config(tmp_path, "sdxl", network__algo="lokr", network__conv_dim=4, save__dtype="fp32")
     config.base.checkpoint = str(path)
+    config.dataset.resolution = 64
     config.network.feed_forward = config.network.projections = True
     assert estimate(config, memory=name == "SSD-1B").modules > 0
     result = train(config, tmp_path / "run")

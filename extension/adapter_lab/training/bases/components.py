@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adapter_lab.adapters.layouts import Shapes, Source
+from adapter_lab.adapters.tensors import is_finite
 from adapter_lab.errors import FileFormatError
 from adapter_lab.training.bases.modules import without_weights
 from adapter_lab.training.bases.sources import Weights, content_key
@@ -31,17 +32,28 @@ class Component:
         """The module `build` makes, with the file's weights in `dtype` on `device`, frozen and in eval mode.
 
         Tensors are read and cast one at a time, so no more than the module itself and one tensor is ever in memory.
-        Raises FileFormatError if a tensor is missing or has another shape than the configuration asks for.
+        Raises FileFormatError if a tensor is missing, has another shape than the configuration asks for, or holds
+        values that are not finite.
         """
         module, shapes = without_weights(build), self.weights.shapes
         for owner_name, owner in module.named_modules():
             for name, parameter in owner.named_parameters(recurse=False):
                 full = f"{owner_name}.{name}" if owner_name else name
-                tensor = self._read(full, tuple(parameter.shape), shapes).to(device=device, dtype=dtype)
+                stored = self._read(full, tuple(parameter.shape), shapes)
+                tensor = stored.to(device=device, dtype=dtype)
+                if not is_finite(tensor):
+                    raise FileFormatError(self._not_finite(full, stored, dtype))
                 owner.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
             for name, buffer in owner.named_buffers(recurse=False):
                 owner.register_buffer(name, buffer.to(device), persistent=name not in owner._non_persistent_buffers_set)
         return module.eval()
+
+    def _not_finite(self, parameter: str, stored: Tensor, dtype: torch.dtype) -> str:
+        what = f"{self.weights.path}: the weights of {parameter}"
+        if is_finite(stored):
+            name = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, str(dtype).removeprefix("torch."))
+            return f"{what} do not fit into {name}; set precision.mixed to bf16 or fp32."
+        return f"{what} hold NaN or infinity, so nothing can be trained on it; download it again or use another file."
 
     def check(self, build: Callable[[], nn.Module], whole: bool) -> None:
         """Raise FileFormatError where the file's tensors are not those of the module `build` makes.

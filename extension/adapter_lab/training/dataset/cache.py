@@ -18,6 +18,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from adapter_lab.adapters.tensors import is_finite
+from adapter_lab.errors import DatasetError
 from adapter_lab.training.dataset.pixels import prefetch
 from adapter_lab.training.dataset.samples import Batch, Sample
 from adapter_lab.training.dataset.store import TensorStore
@@ -67,9 +69,15 @@ class FillReport:
 
 
 class LatentCache:
-    """Encoded pictures of one VAE, on disk in `folder` or in memory where it is None, as `dtype`."""
+    """Encoded pictures of one VAE, on disk in `folder` or in memory where it is None, as `dtype`.
 
-    def __init__(self, folder: Path | None, vae_key: str, dtype: torch.dtype = torch.float32) -> None:
+    `vae_name` is what sentences call the VAE, such as its file.
+    """
+
+    def __init__(
+        self, folder: Path | None, vae_key: str, dtype: torch.dtype = torch.float32, vae_name: str = "the VAE"
+    ) -> None:
+        self.vae_name = vae_name
         self.store = TensorStore(folder / "latents" if folder is not None else None)
         self.vae_key = vae_key
         self.dtype = dtype
@@ -95,8 +103,13 @@ class LatentCache:
         return None if entry is None else CachedLatents(entry["mean"], entry["std"], entry.get("mask"))
 
     def put(self, sample: Sample, mean: Tensor, std: Tensor, mask: Tensor | None = None) -> None:
-        """Keep the latents (C, h, w) of a sample; raises DatasetError when neither disk nor memory has room."""
+        """Keep the latents (C, h, w) of a sample.
+
+        Raises DatasetError when neither disk nor memory has room, and for values that are not finite.
+        """
         tensors = {"mean": mean.to(self.dtype), "std": std.to(self.dtype)}
+        if not all(is_finite(tensor) for tensor in tensors.values()):
+            raise DatasetError(latents_not_finite(sample.item.path, self.vae_name))
         if mask is not None:
             tensors["mask"] = mask.to(torch.float32)
         self.store.put(self.key(sample), tensors)
@@ -169,10 +182,15 @@ class TextCache:
         return None if entry is None else CachedText(entry["hidden"], entry.get("pooled"))
 
     def put(self, caption: str, hidden: Tensor, pooled: Tensor | None) -> None:
-        """Keep the encoding of a caption: hidden (77 * chunks, D), pooled (P,); raises DatasetError without room."""
+        """Keep the encoding of a caption: hidden (77 * chunks, D), pooled (P,).
+
+        Raises DatasetError without room, and for values that are not finite.
+        """
         tensors = {"hidden": hidden.to(self.dtype)}
         if pooled is not None:
             tensors["pooled"] = pooled.to(self.dtype)
+        if not all(is_finite(tensor) for tensor in tensors.values()):
+            raise DatasetError(text_not_finite(caption))
         self.store.put(self.key(caption), tensors)
 
     def missing(self, captions: Iterable[str]) -> list[str]:
@@ -200,6 +218,22 @@ class TextCache:
         return FillReport(
             len(missing), len(set(captions)) - len(missing), time.monotonic() - started, self.store.take_remarks()
         )
+
+
+def latents_not_finite(picture: Path, vae: str) -> str:
+    """A sentence for a picture that a VAE encodes as NaN or infinity."""
+    return (
+        f"{vae} encodes {picture} as values that are not finite (NaN), and nothing of that is kept; the VAE is damaged "
+        "or no VAE of this base, so choose another in base.vae, or another base."
+    )
+
+
+def text_not_finite(caption: str) -> str:
+    """A sentence for a caption that the text encoders encode as NaN or infinity."""
+    return (
+        f"The base's text encoders encode the caption {caption[:80]!r} as values that are not finite (NaN), and "
+        "nothing of that is kept; set precision.mixed to bf16 or fp32, or use another base."
+    )
 
 
 def decode_threads() -> int:

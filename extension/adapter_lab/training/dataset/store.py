@@ -2,8 +2,8 @@
 
 One safetensors file per entry: latents and text outputs take 0.1 to 1 MB each, far above a disk block, so shards would
 save nothing, while a file can be replaced atomically and several runs can share a folder. Entries lie in 256 folders.
-Each file names its whole key and a checksum; one that does not match counts as missing and is made again. Files are not
-fsynced: what a power cut truncates fails that check.
+Each file names its whole key and a checksum; one that does not match, or holds values that are not finite, counts as
+missing and is made again. Files are not fsynced: what a power cut truncates fails that check.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from adapter_lab import files
+from adapter_lab.adapters.tensors import is_finite
 from adapter_lab.errors import DatasetError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -54,7 +55,7 @@ class TensorStore:
         return self.folder / name[:2] / f"{name}.safetensors"
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """The tensors of an entry; None when it is missing or broken."""
+        """The tensors of an entry; None when it is missing, broken or not finite."""
         if key in self._memory:
             return self._memory[key]
         path = self.path(key)
@@ -152,6 +153,8 @@ def _parse(content: bytes, key: str) -> dict[str, Tensor]:
         raise _BrokenEntry(str(error)) from error
     if not whole:
         raise _BrokenEntry("the key or the checksum differs")
+    if not all(is_finite(tensor) for tensor in tensors.values()):  # older versions kept what a damaged VAE gave
+        raise _BrokenEntry("values that are not finite")
     return tensors
 
 
