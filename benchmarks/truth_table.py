@@ -30,7 +30,8 @@ from PIL import Image, ImageChops
 
 from adapter_lab.adapters.file import AdapterFile
 from adapter_lab.hosts.settings import EVERY_FILE, ONLY_WRONG
-from adapter_lab.hosts.verdicts import APPLY, DROP, HOSTS, WRONG, verdict
+from adapter_lab.hosts.verdict_table import HOSTS
+from adapter_lab.hosts.verdicts import APPLY, DROP, WRONG, verdict
 from tests.support.host_cases import FOREIGN
 from tests.support.host_measure import PROMPT, STACKED, Bench, Result
 from tests.support.webui import started

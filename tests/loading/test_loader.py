@@ -6,17 +6,19 @@ import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
+from adapter_lab.adapters import file as files
 from adapter_lab.adapters.file import save_adapter
 from adapter_lab.adapters.keys import targets
+from adapter_lab.adapters.lora import LoRA
 from adapter_lab.hosts.base_model import BaseModel, checkpoint_base, comfy_base
 from adapter_lab.hosts.loader import Loader, Request
-from adapter_lab.hosts.verdicts import HOSTS
+from adapter_lab.hosts.verdict_table import HOSTS
 from tests.adapters.layouts import real_shapes
 from tests.adapters.random_adapter import random_tensors
 
@@ -96,6 +98,44 @@ def test_only_those_the_web_ui_gets_wrong(
     path = write(tmp_path / "a.safetensors", algorithm)
     assert bool(load(found, base, path)) == ours
     assert bool(found.reports()) == ours
+
+
+@dataclass(eq=False)
+class Invented(LoRA):
+    """An algorithm that no web UI was asked about, with an option of its own."""
+
+    algorithm: ClassVar[str] = "invented"
+    suffixes: ClassVar[tuple[str, ...]] = ("invented_up", "invented_down")
+
+    @classmethod
+    def reads(cls, shapes: Any) -> bool:
+        return "invented_up" in shapes
+
+    @classmethod
+    def from_tensors(cls, tensors: Any, options: Any) -> Invented:
+        return cls(tensors["invented_up"], tensors["invented_down"], None, 1.0)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("beside", [(), ("lora",)], ids=["alone", "beside a lora"])
+def test_a_new_algorithm_is_ours_in_every_web_ui(
+    beside: tuple[str, ...], host: str, base: BaseModel, flux: BaseModel, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(files, "ALGORITHMS", (Invented, *files.ALGORITHMS))
+    monkeypatch.setattr(files, "split_key", lambda key: tuple(key.split(".", 1)))
+    for model, name, size in ((base, QUERY, 320), (flux, "x", 8)):
+        tensors = {f"{name}.invented_up": torch.ones(size, 2), f"{name}.invented_down": torch.ones(2, size)}
+        modules = {name}
+        for algorithm in beside if model is base else ():
+            more = random_tensors(algorithm, (320, 320))
+            tensors |= {f"{KEY}.{suffix}": tensor for suffix, tensor in more.items()}
+            modules.add(KEY)
+        save_adapter(tmp_path / "a.safetensors", tensors, {})
+        found = loader(host)
+        (plan,) = load(found, model, str(tmp_path / "a.safetensors")).values()
+        assert plan.modules == modules
+        found.cache.clear()
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -329,11 +369,45 @@ def test_files_chosen_together_are_all_ours_as_soon_as_one_is(base: BaseModel, t
     assert found.choose(everything, None, together=True) == set()
 
 
-@pytest.mark.parametrize("name", ["x", "transformer.y"])
-def test_of_a_model_we_have_no_table_for_the_web_ui_keeps_what_it_can_load(
-    name: str, flux: BaseModel, tmp_path: Path
+def test_of_a_model_we_have_no_table_for_the_web_ui_keeps_what_it_finds_as_the_file_names_it(
+    flux: BaseModel, tmp_path: Path
 ) -> None:
-    path = write(tmp_path / "a.safetensors", names=(name,))
-    assert not load(loader(), flux, path)
-    assert bool(load(loader(every_file=True), flux, path)) == (name == "x")
-    assert load(loader(), flux, write(tmp_path / "b.safetensors", "diag-oft", ("x",)))
+    path = write(tmp_path / "a.safetensors", names=("x",))
+    assert not load(loader("neo"), flux, path)
+    assert load(loader("neo", every_file=True), flux, path)
+    assert load(loader("neo"), flux, write(tmp_path / "b.safetensors", "diag-oft", ("x",)))
+
+
+@pytest.mark.parametrize("every_file", [False, True])
+@pytest.mark.parametrize("algorithm", ["lora", "diag-oft"])
+def test_one_name_that_a_model_lacks_is_named_and_the_rest_applied(
+    algorithm: str, every_file: bool, flux: BaseModel, tmp_path: Path
+) -> None:
+    found = loader("neo", every_file=every_file)
+    path = write(tmp_path / "a.safetensors", algorithm, ("x", "transformer.y"))
+    assert load(found, flux, path)[path].modules == {"x"}
+    (report,) = found.reports()
+    assert report.reasons == {"transformer.y": "the base has no such module"}
+
+
+@pytest.mark.parametrize("every_file", [False, True])
+def test_names_a_web_ui_would_drop_without_a_word_are_ours(every_file: bool, flux: BaseModel, tmp_path: Path) -> None:
+    found = loader("neo", every_file=every_file)
+    spelled, unknown = (
+        write(tmp_path / f"{name}.safetensors", names=(name,)) for name in ("base_model.model.x", "transformer.y")
+    )
+    plans = load(found, flux, spelled, unknown)
+    assert plans[spelled].modules == {"base_model.model.x"} and plans[unknown] is None
+    assert "does not fit flux" in str(found.reports()[1].refused)
+
+
+@pytest.mark.parametrize("every_file", [False, True])
+def test_a_plain_file_with_a_weight_that_only_the_web_ui_can_patch_stays_its_own(
+    every_file: bool, tmp_path: Path
+) -> None:
+    names = {"x": "diffusion_model.x.weight", "fused": ("diffusion_model.x.weight", (0, 0, 4), lambda weight: weight)}
+    base = comfy_base("flux", {"diffusion_model.x.weight": (8, 8)}, {}, lambda: names)
+    found = loader("neo", every_file=every_file)
+    assert not load(found, base, write(tmp_path / "a.safetensors", names=("x", "fused")))
+    path = write(tmp_path / "b.safetensors", "diag-oft", ("x", "fused"))
+    assert load(found, base, path)[path].modules == {"x"}

@@ -42,6 +42,31 @@ def test_on_the_fly_the_stored_weight_stays_and_is_patched_in_fp32_when_used(ui:
     assert torch.equal(ui.computed(torch.bfloat16)[KEY], stored)
 
 
+@pytest.mark.parametrize("on_the_fly", [False, True])
+@pytest.mark.parametrize("algorithm", ["dora", "boft", "diag-oft", "lokr", "ia3"])
+def test_a_picture_is_made_on_the_fly_as_it_is_otherwise(ui: ForgeUI, algorithm: str, on_the_fly: bool) -> None:
+    """Before it samples, Neo adds up the memory of adapters that are applied on the fly."""
+    sampling = importlib.import_module("backend.sampling.sampling_function")
+    save(ui.folder / "file.safetensors", {MODULE: random_tensors(algorithm, SHAPE)})
+    stored = torch.randn(SHAPE)
+    model = ui.load({KEY: stored})
+    ui.on_the_fly(on_the_fly)
+    ui.activate(("file", 0.6))
+    sampling.sampling_prepare(model.forge_objects.unet)
+    used = ui.computed(torch.float32)[KEY]
+    ui.on_the_fly(False)
+    model = ui.load({KEY: stored}, "again")
+    assert torch.equal(used, ui.generate(("file", 0.6))[KEY])
+
+
+def test_our_patches_have_all_that_the_web_ui_says_adapters_have(ui: ForgeUI) -> None:
+    base = importlib.import_module("backend.patcher.lora").weight_adapter.WeightAdapterBase
+    model = ui.load({KEY: torch.zeros(SHAPE)})
+    ui.activate("a")
+    ((_, patch, *_),) = model.forge_objects.unet.patches[KEY]
+    assert isinstance(patch, base) and all(hasattr(patch, name) for name in base.__annotations__)
+
+
 def test_only_patches_of_ours_are_computed_in_fp32(ui: ForgeUI) -> None:
     memory = importlib.import_module("backend.memory_management")
     ui.load({KEY: torch.zeros(SHAPE)})

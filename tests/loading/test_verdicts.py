@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from adapter_lab.adapters.file import AdapterFile, save_adapter
+from adapter_lab.adapters.file import SUFFIXES, AdapterFile, save_adapter
 from adapter_lab.adapters.rewriting import older_glora
-from adapter_lab.hosts.verdicts import APPLY, DROP, HOSTS, TABLE, WRONG, verdict, verdicts
-from tests.adapters.random_adapter import random_tensors
+from adapter_lab.hosts.verdict_table import HOSTS, READ, TABLE
+from adapter_lab.hosts.verdicts import APPLY, DROP, UNSEEN, WRONG, modules_of, verdict, verdict_of, verdicts
+from tests.adapters.random_adapter import ALGORITHMS, random_tensors
 
 LDM = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"
 TE = "lora_te_text_model_encoder_layers_0_mlp_fc1"
@@ -139,8 +140,34 @@ def test_names_count_only_where_they_were_measured(tmp_path: Path) -> None:
     assert verdict(rotated, "neo", by_name=False).outcome == WRONG
 
 
-def test_a_web_ui_we_do_not_know_is_left_alone(tmp_path: Path) -> None:
-    assert verdict(file_of(tmp_path, {LDM: random_tensors("ia3", (8, 8))}), "unknown").outcome == APPLY
+def test_a_web_ui_that_was_not_measured_is_not_said_to_apply_anything(tmp_path: Path) -> None:
+    assert verdict(file_of(tmp_path, {LDM: lora_with()}), "unknown").outcome == UNSEEN
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_no_row_names_is_not_said_to_be_applied(algorithm: str, tmp_path: Path) -> None:
+    """Every tensor that we can read is named for a web UI, or makes a file of its algorithm unseen there."""
+    made = random_tensors(algorithm, (8, 8))
+    for extra in (suffix for suffix in SUFFIXES if suffix not in {"alpha", *made}):
+        modules = modules_of(file_of(tmp_path, {LDM: made | {extra: torch.ones(8, 8)}}))
+        for host in HOSTS:
+            rows = [read for name, hosts, read in READ if name == modules[0].algorithm and host in hosts]
+            if extra not in " ".join(rows).split():
+                assert verdict_of(modules, host).outcome != APPLY, (host, extra)
+
+
+def test_a_bias_beside_a_lora_is_not_said_to_be_applied(tmp_path: Path) -> None:
+    found = verdicts(file_of(tmp_path, {LDM: lora_with(diff_b=torch.ones(8))}))
+    assert {verdict.outcome for verdict in found.values()} == {UNSEEN}
+    assert found["a1111"].why == "lora: whether it reads diff_b was not seen"
+
+
+def test_an_alpha_that_only_the_metadata_tells_is_not_read_anywhere(tmp_path: Path) -> None:
+    tensors = {f"{LDM}.lora_A.weight": torch.ones(2, 8), f"{LDM}.lora_B.weight": torch.ones(8, 2)}
+    for alpha, outcome in ((8, WRONG), (2, APPLY)):
+        save_adapter(tmp_path / "a.safetensors", tensors, {"lora_adapter_metadata": f'{{"lora_alpha": {alpha}}}'})
+        found = verdicts(AdapterFile.open(tmp_path / "a.safetensors"))
+        assert found["neo"].outcome == outcome and found["a1111"].outcome != APPLY
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.kind)

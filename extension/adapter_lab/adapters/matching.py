@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -50,10 +50,13 @@ class PlainTable(TargetTable):
         return aliases
 
 
-def plain_targets(names: Mapping[str, Place], shapes: Mapping[str, tuple[int, ...]]) -> PlainTable:
+def plain_targets(
+    names: Mapping[str, Place], shapes: Mapping[str, tuple[int, ...]], text: Container[str] | None = None
+) -> PlainTable:
     """Targets of a model whose names we have no table for, from a host's own map of adapter names to weights.
 
-    `shapes` maps the weights' keys to shapes. Weights that are no layer's, by their number of axes, are left out.
+    `shapes` maps the weights' keys to shapes, `text` has the keys of text encoders (None: names tell). Weights that are
+    no layer's, by their number of axes, are left out.
     """
     table = PlainTable()
     for name, place in names.items():
@@ -64,7 +67,7 @@ def plain_targets(names: Mapping[str, Place], shapes: Mapping[str, tuple[int, ..
         bias = key.removesuffix("weight") + "bias" if key.endswith(".weight") else ""
         table[name] = Target(
             name=f"{key}{list(rows) if rows else ''}",
-            part="te1" if name.startswith(("lora_te", "text_encoder")) else "unet",
+            part="te1" if (_names_text(name) if text is None else key in text) else "unet",
             kind=KINDS[len(shape)],
             role="other",
             key=key,
@@ -75,6 +78,11 @@ def plain_targets(names: Mapping[str, Place], shapes: Mapping[str, tuple[int, ..
             module=key.removesuffix(".weight"),
         )
     return table
+
+
+def _names_text(name: str) -> bool:
+    """Whether a name in an adapter file is that of a text encoder's module."""
+    return name.startswith(("lora_te", "text_encoder"))
 
 
 def match(file: AdapterFile, table: Mapping[str, Target], family: str | None, base_name: str) -> Matched:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from adapter_lab.adapters.keys import TargetTable, family_of, targets
+from adapter_lab.adapters.keys import TargetTable, family_of, resolve, targets
 from adapter_lab.adapters.layouts import UNET
 from adapter_lab.adapters.matching import Place, plain_targets
 from adapter_lab.errors import FileFormatError
@@ -30,6 +30,15 @@ class BaseModel:
     name: str
     family: str | None
     table: TargetTable  # its targets' keys are the web UI's
+    names: Collection[str] | None = None  # those the web UI looks up in adapter files; None: `verdict_table` knows them
+
+    def names_all(self, modules: Iterable[str]) -> bool:
+        """Whether the web UI looks all of these modules of a file up under just these names."""
+        return self.names is None or all(name in self.names for name in modules)
+
+    def only_the_web_ui_has(self, module: str) -> bool:
+        """Whether the web UI has a weight for this module of a file, but we have none."""
+        return self.names is not None and module in self.names and resolve(module, self.table) is None
 
 
 def comfy_base(name: str, unet: Shapes, text: Shapes, names: Callable[[], Mapping[str, Any]]) -> BaseModel:
@@ -40,7 +49,8 @@ def comfy_base(name: str, unet: Shapes, text: Shapes, names: Callable[[], Mappin
     """
     family = _comfy_family(unet, text)
     if family is None:
-        return BaseModel(name, None, plain_targets(_places(names()), {**unet, **text}))
+        known = names()
+        return BaseModel(name, None, plain_targets(_places(known), {**unet, **text}, text), frozenset(known))
     keys = {f"model.{key}": key for key in unet if key.startswith("diffusion_model.")}
     for own, prefix in TEXT_ENCODERS[family].items():
         keys |= {prefix + key.removeprefix(own): key for key in text if key.startswith(own)}

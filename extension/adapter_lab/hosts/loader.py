@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from adapter_lab.errors import AdapterLabError, FileFormatError
+from adapter_lab.errors import AdapterLabError
 from adapter_lab.hosts.base_model import BaseModel, BaseModels
 from adapter_lab.hosts.cache import AdapterCache, CachedFile, Signature, signature_of
 from adapter_lab.hosts.console import say
@@ -55,7 +55,7 @@ class Request:
 
 
 class Loader:
-    """One per web UI process. `host` is the web UI's name in `verdicts.TABLE`, `step` tells the sampling step."""
+    """One per web UI process. `host` is its name in `verdict_table.HOSTS`, `step` tells the sampling step."""
 
     def __init__(self, settings: LoaderSettings, host: str, step: Callable[[], int] = lambda: 0) -> None:
         self.settings = settings
@@ -127,16 +127,13 @@ class Loader:
     def _is_ours(self, entry: CachedFile, base: BaseModel, all_files: bool) -> bool:
         if entry.file is None:
             return not entry.foreign
-        known = base.family is not None
         try:
-            if all_files:
-                return known or not entry.matched(base).not_applied
-            if verdict(entry.file, self.host, by_name=known).outcome != APPLY or not entry.sound:
+            if verdict(entry.file, self.host, by_name=base.family is not None).outcome != APPLY or not entry.sound:
                 return True
-            # Of models we have no table for, the web UI may know names that we do not.
-            return known and bool(entry.matched(base).not_applied)
-        except FileFormatError:
-            return known
+            if base.names is not None and any(base.only_the_web_ui_has(name) for name in entry.file.modules):
+                return False
+            # What the web UI would leave out without a word is ours, to be applied or named.
+            return all_files or bool(entry.matched(base).not_applied) or not base.names_all(entry.file.modules)
         except Exception:  # `plan` says what it is
             return True
 

@@ -21,7 +21,7 @@ class CheckpointEntry:
 class Host(Protocol):
     """One family of web UIs."""
 
-    name: str  # its key in `verdicts.TABLE`
+    name: str  # its key in `verdict_table.HOSTS`
     title: str  # what people call it
 
     def install_loader(self, loader: Loader) -> list[str]:

@@ -30,7 +30,8 @@ from adapter_lab.adapters.spool import Spool
 from adapter_lab.adapters.svd import NO_LIMIT, RankRule
 from adapter_lab.adapters.tensors import TensorInfo
 from adapter_lab.errors import AdapterLabError
-from adapter_lab.hosts.verdicts import APPLY, HOSTS, TABLE, Module, verdict
+from adapter_lab.hosts.verdict_table import HOSTS, Module
+from adapter_lab.hosts.verdicts import APPLY, verdict, verdict_of
 
 
 def convert_for(
@@ -42,7 +43,7 @@ def convert_for(
     base: str | os.PathLike[str] | None = None,
     dtype: str = "same",
 ) -> Report:
-    """Write an adapter file so that web UI `host` (a key of verdicts.HOSTS) alone applies it as it was trained.
+    """Write an adapter file so that web UI `host` (a key of verdict_table.HOSTS) alone applies it as it was trained.
 
     Every module keeps its algorithm, with LDM names, alpha and the layout of factors the web UI reads; where that is
     not enough it becomes the nearest LoRA that `rule` allows or, without a rule, its whole difference. What that web UI
@@ -108,5 +109,4 @@ def _reads(host: str, file: AdapterFile, name: str, layer: Layer, form: Mapping[
     written: Any = SimpleNamespace(modules={layer.name: infos}, options=FileOptions())
     written.outline = lambda name: adapter_from_tensors(form)
     module = Module(file.algorithm_of(name), layer.name, infos, written)
-    found = [row for row in TABLE if not row.by_name and row.is_it(module)]
-    return not any(host in row.wrong or host in row.drop for row in found)
+    return verdict_of([module], host, by_name=False).outcome == APPLY

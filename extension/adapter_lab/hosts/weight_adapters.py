@@ -22,7 +22,10 @@ def adapter_class(base: Any) -> type:
 
         def __init__(self, patch: WeightPatch) -> None:
             self.patch = patch
+            # What the base class says that every adapter has. Memory is estimated from `weights`, and ours are none of
+            # the web UI's: they go to the GPU one by one, while a weight is patched.
             self.loaded_keys: set[str] = set()
+            self.weights: tuple[Tensor, ...] = ()
 
         def calculate_weight(
             self, weight: Tensor, key: str, strength: float, strength_model: float, *args: Any, **named: Any

@@ -47,6 +47,9 @@ class ModelPatcher:
         self.patches_uuid = uuid.uuid4()
         return added
 
+    def has_online_lora(self) -> bool:
+        return any(any(patch[-1] for patch in patches) for patches in self.patches.values())
+
     def patch_weight_to_device(
         self, key: str, device_to: Any = None, inplace_update: bool = False, return_weight: bool = False,
         force_cast: bool = False,
