@@ -97,6 +97,7 @@ Promise.all([loaded("summary.js"), loaded("form.js")]).then(async ([{ summary },
     form.set("network.algo", "lora");
     press();
     form.set("network.algo", "lokr");
+    await answered();
     press();
     form.set("network.algo", "boft");
     await answered();
