@@ -88,8 +88,8 @@ def test_the_short_file_holds_only_what_differs_from_the_defaults() -> None:
     config.network.rules = [RuleConfig(match="lora_te*", algo="none")]
     text = config_file.dumps(config, only_changed=True)
     assert text == (
-        '# Adapter Lab training configuration\n\n[network]\ndim = 32\n\n[[network.rules]]\nmatch = "lora_te*"\n'
-        'algo = "none"\n'
+        "# Adapter Lab training configuration, format 2\n\n[network]\ndim = 32\n\n"
+        '[[network.rules]]\nmatch = "lora_te*"\nalgo = "none"\n'
     )
 
 
@@ -199,7 +199,7 @@ def test_changes_are_read_by_the_type_of_their_setting(change: str, section: str
         ("network.dim", "not of the form section.name=value"),
         ("network.dimm=3", "no setting network.dimm; did you mean network.dim?"),
         ("network.dim=many", "network.dim must be a whole number, but is 'many'"),
-        ("network.alpha=x", "network.alpha must be a number, but is 'x'"),
+        ("network.alpha=x", "network.alpha must be a number or dim, but is 'x'"),
         ("network.tucker=maybe", "network.tucker must be true or false, but is 'maybe'"),
         ("network.rules=lora_te*", "network.rules must be a list of tables"),
         ("network.rules=[{match", "network.rules must be a list in TOML or JSON"),

@@ -205,7 +205,7 @@ def test_datasets_that_differ_are_named(tmp_path: Path) -> None:
 NETWORKS: list[tuple[str, list[str], dict[str, Any]]] = [
     ("networks.lora", [], {"algo": "lora", "conv_dim": 0}),
     ("networks.lora", ["conv_dim=8", "conv_alpha=4"], {"algo": "lora", "conv_dim": 8, "conv_alpha": 4.0}),
-    ("lycoris.kohya", ["algo=locon"], {"algo": "lora", "conv_dim": 16, "conv_alpha": 0.0}),
+    ("lycoris.kohya", ["algo=locon"], {"algo": "lora", "conv_dim": 16, "conv_alpha": "same"}),
     ("lycoris.kohya", ["algo=loha", "use_cp=True"], {"algo": "loha", "tucker": True}),
     ("lycoris.kohya", ["algo=loha", "disable_conv_cp=False"], {"algo": "loha", "tucker": True}),
     ("lycoris.kohya", ["algo=loha", "disable_conv_cp=True"], {"algo": "loha", "tucker": False}),
@@ -237,17 +237,21 @@ def test_network_args_mean_what_they_mean_there(
 @pytest.mark.parametrize(
     ("lines", "trained", "rates"),
     [
-        ([], (True, True, True, True), (2e-6, 0.0, 0.0)),
-        (["learning_rate = 1e-4", "network_train_unet_only = true"], (True, False, True, True), (1e-4, 0.0, 0.0)),
+        ([], (True, True, True, True), (2e-6, "same", "same")),
+        (["learning_rate = 1e-4", "network_train_unet_only = true"], (True, False, True, True), (1e-4, "same", "same")),
         (["unet_lr = 1e-4", "text_encoder_lr = 5e-5"], (True, True, True, True), (1e-4, 5e-5, 5e-5)),
-        (["unet_lr = 1e-4", "text_encoder_lr = 0"], (True, False, True, True), (1e-4, 0.0, 0.0)),
-        (["unet_lr = 1e-4", "text_encoder_lr = [1e-4, 0]"], (True, True, True, False), (1e-4, 0.0, 0.0)),
-        (["cache_text_encoder_outputs = true", "unet_lr = 1e-4"], (True, False, True, True), (1e-4, 0.0, 0.0)),
-        (["network_train_text_encoder_only = true", "text_encoder_lr = 3e-5"], (False, True, True, True), (3e-5, 0, 0)),
+        (["unet_lr = 1e-4", "text_encoder_lr = 0"], (True, False, True, True), (1e-4, "same", "same")),
+        (["unet_lr = 1e-4", "text_encoder_lr = [1e-4, 0]"], (True, True, True, False), (1e-4, "same", "same")),
+        (["cache_text_encoder_outputs = true", "unet_lr = 1e-4"], (True, False, True, True), (1e-4, "same", "same")),
+        (
+            ["network_train_text_encoder_only = true", "text_encoder_lr = 3e-5"],
+            (False, True, True, True),
+            (3e-5, "same", "same"),
+        ),
     ],
 )
 def test_trained_parts_and_rates(
-    tmp_path: Path, lines: list[str], trained: tuple[bool, ...], rates: tuple[float, ...]
+    tmp_path: Path, lines: list[str], trained: tuple[bool, ...], rates: tuple[float | str, ...]
 ) -> None:
     config = training(tmp_path, "network_dim = 8", *lines).config
     n, o = config.network, config.optimizer

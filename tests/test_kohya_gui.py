@@ -150,7 +150,7 @@ def test_a_file_of_the_gui_is_carried_over_and_nothing_is_left(tmp_path: Path) -
         dim = 16
         alpha = 8.0
         conv_dim = 0
-        conv_alpha = 0.0
+        conv_alpha = "same"
         train_te = true
         [optimizer]
         name = "adamw8bit"
@@ -222,7 +222,7 @@ CARRIED: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
     ({"text_encoder_lr": 0}, "network", {"train_te": False, "train_unet": True}),
     ({"unet_lr": 0}, "network", {"train_te": True, "train_unet": False}),
     ({"unet_lr": 0, "text_encoder_lr": 0}, "network", {"train_te": True, "train_unet": True}),
-    ({"unet_lr": 0, "text_encoder_lr": 0}, "optimizer", {"lr": 1e-4, "te1_lr": 0.0}),
+    ({"unet_lr": 0, "text_encoder_lr": 0}, "optimizer", {"lr": 1e-4, "te1_lr": "same"}),
     ({"sdxl_cache_text_encoder_outputs": True}, "network", {"train_te": False}),
     ({"lora_network_weights": "w.safetensors"}, "network", {"start_from": "w.safetensors"}),
     ({"scale_weight_norms": 1.0}, "network", {"max_norm": 1.0}),

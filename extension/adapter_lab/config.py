@@ -1,6 +1,8 @@
 """Every setting of a training run, once: the form, the command line, TOML, docs and validation all come from here.
 
 A setting is a dataclass field made by `option(...)`, which carries its default, range, unit, help and dependencies.
+0 means 0 wherever that can be meant: "the same as", "found by itself" and "all" are words that such a setting takes
+beside numbers (`float | Literal["same"]`). Where 0 can mean nothing, such as a resolution, it is the value left open.
 `adapter_lab.validation` refuses what is out of range and what has no effect beside the other settings.
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -93,7 +95,9 @@ class SourceConfig:
     """One further folder of pictures with options of its own."""
 
     folder: str = option("", "Folder of pictures with captions beside them.")
-    repeats: int = option(0, "Times each picture is used per epoch; 0: from an `N_name` folder, else 1.", minimum=0)
+    repeats: int | Literal["auto"] = option(
+        "auto", "Times each picture is used per epoch; auto: from an `N_name` folder, else 1; 0: not used.", minimum=0
+    )
     regularisation: bool = option(False, "Regularisation (class) pictures, weighted by `loss.prior_weight`.")
     trigger: str = option("", "Trigger word put in front of every caption of this folder.")
     class_tokens: str = option("", "Caption for pictures without a caption file; empty: from an `N_name` folder.")
@@ -116,7 +120,9 @@ class DatasetConfig:
     regularisation_folder: str = option("", "Folder of regularisation (class) pictures; empty: none.")
     sources: list[SourceConfig] = option([], "Further folders, each with options of its own.")
     recursive: bool = option(True, "Also use pictures in subfolders.")
-    repeats: int = option(0, "Times each picture is used per epoch; 0: from `N_name` folders, else 1.", minimum=0)
+    repeats: int | Literal["auto"] = option(
+        "auto", "Times each picture is used per epoch; auto: from `N_name` folders, else 1; 0: not used.", minimum=0
+    )
     resolution: int = option(
         0,
         "Training resolution, side of a square with the area of a bucket; 0: the family's (512, 768, 1024).",
@@ -177,10 +183,14 @@ class RuleConfig:
     algo: str = option(
         "", "Algorithm for these modules; empty: the network's; `none`: not trained.", choices=("", "none", *ALGORITHMS)
     )
-    dim: int = option(0, "Dim for these modules; 0: the network's.", minimum=0)
-    alpha: float = option(0.0, "Alpha for these modules; 0: the network's.", minimum=0)
-    factor: int = option(0, "LoKr factor for these modules; 0: the network's.", minimum=-1, algorithms=("lokr",))
-    lr_scale: float = option(1.0, "Learning rate relative to the part's.", minimum=0)
+    dim: int | Literal["same"] = option("same", "Dim for these modules; same: the network's.", minimum=1)
+    alpha: float | Literal["same", "dim"] = option(
+        "same", "Alpha for these modules; same: the network's; dim: as large as their dim.", minimum=0
+    )
+    factor: int | Literal["same"] = option(
+        "same", "LoKr factor for these modules; same: the network's.", minimum=-1, algorithms=("lokr",)
+    )
+    lr_scale: float = option(1.0, "Learning rate relative to the part's; 0: kept as they begin.", minimum=0)
 
 
 @dataclass
@@ -196,7 +206,13 @@ class NetworkConfig:
         algorithms=LOW_RANK + ORTHOGONAL,
         basic=True,
     )
-    alpha: float = option(8.0, "The update is scaled by alpha / dim.", minimum=0, algorithms=LOW_RANK, basic=True)
+    alpha: float | Literal["dim"] = option(
+        8.0,
+        "The update is scaled by alpha / dim; dim: as large as the dim, so not scaled.",
+        minimum=0,
+        algorithms=LOW_RANK,
+        basic=True,
+    )
     conv_dim: int = option(
         0,
         "Rank of 3x3 convolutions; 0: resnets, up- and down-samplers and time embedding are not trained.",
@@ -206,8 +222,12 @@ class NetworkConfig:
         needs="network.train_unet",
         basic=True,
     )
-    conv_alpha: float = option(
-        0.0, "Alpha of convolutions; 0: same as alpha.", minimum=0, algorithms=LOW_RANK, needs="network.conv_dim"
+    conv_alpha: float | Literal["same", "dim"] = option(
+        "same",
+        "Alpha of convolutions; same: as alpha; dim: as large as conv_dim.",
+        minimum=0,
+        algorithms=LOW_RANK,
+        needs="network.conv_dim",
     )
     train_conv: bool = option(
         False,
@@ -283,21 +303,22 @@ class OptimizerConfig:
     """The optimiser, its learning rates and schedule."""
 
     name: str = option("prodigy", "Optimiser.", choices=OPTIMIZERS, flag="optimizer", basic=True)
-    lr: float = option(
-        0.0,
-        "Learning rate; 0: the optimiser's usual (Prodigy family 1, AdamW and Adafactor 1e-4, Lion 3e-5).",
+    lr: float | Literal["auto"] = option(
+        "auto",
+        "Learning rate; auto: the optimiser's usual (Prodigy family 1, AdamW and Adafactor 1e-4, Lion 3e-5); 0: the "
+        "UNet is not trained.",
         minimum=0,
         basic=True,
     )
-    te1_lr: float = option(
-        0.0,
-        "Learning rate of the first text encoder; 0: same as lr.",
+    te1_lr: float | Literal["same"] = option(
+        "same",
+        "Learning rate of the first text encoder; same: as lr; 0: it is not trained.",
         minimum=0,
         needs=("network.train_te", "network.train_te1"),
     )
-    te2_lr: float = option(
-        0.0,
-        "Learning rate of the second text encoder; 0: same as lr.",
+    te2_lr: float | Literal["same"] = option(
+        "same",
+        "Learning rate of the second text encoder; same: as lr; 0: it is not trained.",
         minimum=0,
         needs=("network.train_te", "network.train_te2"),
     )
@@ -354,10 +375,10 @@ class OptimizerConfig:
         maximum=1,
         needs="optimizer.schedule=" + "|".join(ENDING_SCHEDULES),
     )
-    timescale: int = option(
-        0,
-        "Steps in which inverse-sqrt falls to 1 / sqrt(2) of the rate; 0: as many as the warm-up, else 10,000.",
-        minimum=0,
+    timescale: int | Literal["auto"] = option(
+        "auto",
+        "Steps in which inverse-sqrt falls to 1 / sqrt(2) of the rate; auto: as many as the warm-up, else 10,000.",
+        minimum=1,
         needs="optimizer.schedule=inverse-sqrt",
     )
     gradient_accumulation: int = option(1, "Batches per optimiser step.", minimum=1)
@@ -458,9 +479,9 @@ class SaveConfig:
         unit="min",
         flag="save-every-minutes",
     )
-    keep_last: int = option(
-        0,
-        "Adapter files kept of the run, beside the last; 0: all.",
+    keep_last: int | Literal["all"] = option(
+        "all",
+        "Adapter files kept of the run, beside the last.",
         minimum=0,
         needs="save.every_steps or save.every_epochs or save.every_minutes",
     )
@@ -540,6 +561,26 @@ def number_of(kind: Any) -> Any:
 @cache
 def _types(owner: type) -> dict[str, Any]:
     return get_type_hints(owner)
+
+
+def trained_network(config: TrainConfig) -> NetworkConfig:
+    """The network's settings without the parts whose learning rate is 0: these are not trained at all."""
+    network = config.network
+    moves = {part: stated_rate(config.optimizer, part) != 0 for part in ("unet", "te1", "te2")}
+    te1, te2 = network.train_te1 and moves["te1"], network.train_te2 and moves["te2"]
+    return replace(
+        network,
+        train_unet=network.train_unet and moves["unet"],
+        train_te=network.train_te and (te1 or te2),
+        train_te1=te1,
+        train_te2=te2,
+    )
+
+
+def stated_rate(optimizer: OptimizerConfig, part: str) -> float | Literal["auto"]:
+    """The learning rate that the settings give a part ("unet", "te1", "te2"); "auto": the optimiser's usual."""
+    own = {"te1": optimizer.te1_lr, "te2": optimizer.te2_lr}.get(part, "same")
+    return optimizer.lr if isinstance(own, str) else own
 
 
 def flag_of(section: str, name: str) -> str:

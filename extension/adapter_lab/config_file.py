@@ -17,6 +17,18 @@ from adapter_lab.config import TrainConfig, default_of, number_of, sections, set
 from adapter_lab.errors import ConfigError
 
 HEADER = "Adapter Lab training configuration"
+# What a file that this program wrote says of itself in its first line. In the first format, whose files do not say it,
+# 0 was written where a word is now; a file by hand has no such line and means what it says.
+FORMAT = ", format 2"
+FIRST_FORMAT_ZEROS = {
+    "dataset.repeats": "auto",
+    "network.alpha": "dim",
+    "network.conv_alpha": "same",
+    "optimizer.lr": "auto",
+    "optimizer.te1_lr": "same",
+    "optimizer.te2_lr": "same",
+    "save.keep_last": "all",
+}
 
 
 def parse_toml(text: str, where: str = "The text") -> dict[str, Any]:
@@ -49,17 +61,34 @@ def read_toml(path: Path) -> dict[str, Any]:
     return parse_toml(read_text(path), str(path))
 
 
+def is_first_format(text: str, header: str) -> bool:
+    """Whether a text was written by a release that wrote 0 for "same", "auto" and "all"; `header`: its kind's."""
+    return text.split("\n", 1)[0].rstrip() == f"# {header}"
+
+
+def in_words(tables: dict[str, Any]) -> dict[str, Any]:
+    """Tables of the first format with words in the place of the zeros that stood for them."""
+    changed = {section: dict(table) if isinstance(table, dict) else table for section, table in tables.items()}
+    for path, word in FIRST_FORMAT_ZEROS.items():
+        section, name = path.split(".")
+        table = changed.get(section)
+        if isinstance(table, dict) and type(table.get(name)) in (int, float) and table[name] == 0:
+            table[name] = word
+    return changed
+
+
 def load(path: str | os.PathLike[str], into: TrainConfig | None = None) -> TrainConfig:
     """The configuration in a TOML file; settings it does not name keep their default, or their value in `into`.
 
     Unknown settings and values of a wrong type raise ConfigError, all of them at once. `into` is not changed.
     """
-    return from_tables(read_toml(Path(path)), str(path), into)
+    return loads(read_text(Path(path)), str(path), into)
 
 
 def loads(text: str, where: str = "The configuration", into: TrainConfig | None = None) -> TrainConfig:
     """As `load`, of a text; `where` names it in messages."""
-    return from_tables(parse_toml(text, where), where, into)
+    tables = parse_toml(text, where)
+    return from_tables(in_words(tables) if is_first_format(text, HEADER) else tables, where, into)
 
 
 def from_tables(tables: Mapping[str, Any], where: str, into: TrainConfig | None = None) -> TrainConfig:
@@ -239,7 +268,7 @@ def dumps(config: TrainConfig, only_changed: bool = False) -> str:
 
     The text depends on the values alone, and `loads(dumps(c)) == c`.
     """
-    blocks = [f"# {HEADER}\n"]
+    blocks = [f"# {HEADER}{FORMAT}\n"]
     for section, owner in sections():
         table = getattr(config, section)
         block = list(_section_lines(section, owner, table, only_changed))

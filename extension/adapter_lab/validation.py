@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, get_args, get_origin
 
 from adapter_lab.config import (
+    LOW_RANK,
     PRODIGIES,
     LossConfig,
     NetworkConfig,
@@ -20,6 +21,7 @@ from adapter_lab.config import (
     number_of,
     sections,
     settings,
+    trained_network,
     type_of,
     words_of,
 )
@@ -176,11 +178,12 @@ def ignored_because(config: TrainConfig, section: str, name: str) -> str | None:
         if not any(_holds(config, part) for part in condition.split(" or ")):
             return f"{full} has no effect without {_spoken(condition)}: add that or remove {full}."
     if (section == "network" and name == "train_te2") or name == "te2_lr":
-        if config.base.family in ("sd15", "sd2"):
+        if config.base.family in ONE_TEXT_ENCODER:
             return f"{full} has no effect on {config.base.family}, which has one text encoder: remove it."
     return None
 
 
+ONE_TEXT_ENCODER = ("sd15", "sd2")
 WHOLE_MATRIX_IGNORES = ("dim", "alpha", "conv_alpha", "tucker", "decompose_both", "rs_lora", "rank_dropout")
 
 
@@ -232,6 +235,13 @@ def _field(section: str, name: str) -> Field[Any]:
 
 def _nothing_trained(config: TrainConfig) -> Iterator[Problem]:
     n = config.network
+    trained = trained_network(config)
+    if (n.train_unet or n.train_te) and not (trained.train_unet or trained.train_te):
+        yield Problem(
+            "optimizer.lr",
+            f"The learning rate of everything that would be trained is 0 (optimizer.lr is {_shown(config.optimizer.lr)}"
+            "), so nothing would be trained: take auto for the optimiser's usual rate.",
+        )
     if not n.train_unet and not n.train_te:
         yield Problem(
             "network.train_unet", "network.train_unet and network.train_te are both off, so nothing would be trained."
@@ -270,6 +280,21 @@ def _ignored_in_rule(network: NetworkConfig, rule: Any, where: str) -> Iterator[
             yield entry.name, f"{where}.{entry.name} has no effect with algo none: remove it."
         elif users is not None and algo not in users:
             yield entry.name, _misfit(f"{where}.{entry.name}", users, (algo,), "algo")
+
+
+def _alphas(config: TrainConfig) -> Iterator[Problem]:
+    """An alpha of 0 where an algorithm uses it."""
+    instead = {"alpha": "dim for an update that is not scaled", "conv_alpha": "same for that of network.alpha"}
+    for name, words in instead.items():
+        if getattr(config.network, name) == 0 and ignored_because(config, "network", name) is None:
+            yield _zero_alpha(f"network.{name}", words)
+    for index, rule in enumerate(config.network.rules):
+        if rule.alpha == 0 and (rule.algo or config.network.algo) in LOW_RANK:
+            yield _zero_alpha(f"network.rules[{index}].alpha", instead["conv_alpha"])
+
+
+def _zero_alpha(name: str, instead: str) -> Problem:
+    return Problem(name, f"{name} is 0, which scales the whole update to 0: take {instead}, or a number above 0.")
 
 
 def _ranges(config: TrainConfig) -> Iterator[Problem]:
@@ -380,6 +405,7 @@ def _names(config: TrainConfig) -> Iterator[Problem]:
 CHECKS: tuple[Callable[[TrainConfig], Iterator[Problem]], ...] = (
     _nothing_trained,
     _rules,
+    _alphas,
     _ranges,
     _multiples_of_8,
     _schedule,
@@ -417,13 +443,13 @@ def clip_skip_advice(family: str, clip_skip: int) -> str:
 
 def advice(config: TrainConfig) -> list[str]:
     """Sentences about settings that are allowed but that people seldom mean."""
-    o, found = config.optimizer, []
+    o, found = config.optimizer, _parts_at_rest(config)
     if sentence := clip_skip_advice(config.base.family, config.base.clip_skip):
         found.append(sentence)
-    if o.name in PRODIGIES and o.lr not in (0.0, 1.0):
+    if o.name in PRODIGIES and o.lr not in ("auto", 0.0, 1.0):
         found.append(
-            f"optimizer.lr is {o.lr:g}; {o.name} finds its rate itself and expects 1: change d_coef to learn faster or "
-            "slower."
+            f"optimizer.lr is {_shown(o.lr)}; {o.name} finds its rate itself and expects 1: change d_coef to learn "
+            "faster or slower."
         )
     if o.name == "prodigy" and o.schedule == "cosine-restarts":
         found.append(
@@ -437,9 +463,31 @@ def advice(config: TrainConfig) -> list[str]:
         )
     if o.warmup_ratio == 1:
         found.append("optimizer.warmup_ratio is 1, the whole budget: the full learning rate is never reached.")
-    if config.network.algo in ("lora", "loha", "glora") and config.network.alpha > 2 * config.network.dim:
+    network = config.network
+    if network.algo in ("lora", "loha", "glora") and network.alpha != "dim" and network.alpha > 2 * network.dim:
         found.append(
-            f"network.alpha {config.network.alpha:g} is more than twice network.dim {config.network.dim}: updates are "
-            "scaled up, which often diverges."
+            f"network.alpha {network.alpha:g} is more than twice network.dim {network.dim}: updates are scaled up, "
+            "which often diverges."
         )
     return found
+
+
+def _parts_at_rest(config: TrainConfig) -> list[str]:
+    """A sentence for each part that is on and whose learning rate is 0."""
+    n, moved = config.network, trained_network(config)
+    second = n.train_te2 and config.base.family not in ONE_TEXT_ENCODER
+    parts = [
+        ("the UNet", "optimizer.lr", n.train_unet and not moved.train_unet),
+        ("the first text encoder", "optimizer.te1_lr", n.train_te and n.train_te1 and not moved.train_te1),
+        ("the second text encoder", "optimizer.te2_lr", n.train_te and second and not moved.train_te2),
+    ]
+    return [
+        f"The learning rate of {what} is 0 ({setting}), so it is not trained and the file has no modules for it."
+        for what, setting, at_rest in parts
+        if at_rest
+    ]
+
+
+def _shown(value: float | str) -> str:
+    """A number or a word as people write it."""
+    return value if isinstance(value, str) else f"{value:g}"

@@ -75,8 +75,13 @@ function textControl(setting, changed) {
     return { element: input, write: (value) => document.activeElement !== input && (input.value = value ?? "") };
 }
 
-function numberControl(setting, changed) {
-    const input = h("input", { type: "text", inputmode: setting.type === "int" ? "numeric" : "decimal", autocomplete: "off" });
+/** A number, or one of the words that the setting takes beside numbers, which are offered. */
+function numberControl(setting, changed, id) {
+    const words = setting.words ?? [];
+    const keyboard = words.length ? "text" : setting.type === "int" ? "numeric" : "decimal";
+    const input = h("input", { type: "text", inputmode: keyboard, autocomplete: "off" });
+    const offered = words.length > 0 && h("datalist", { id: `${id}-words` }, words.map((word) => h("option", { value: word })));
+    if (offered) input.setAttribute("list", offered.id);
     input.addEventListener("input", () => changed(readNumber(input.value, setting.default)));
     // What the form holds in the end, so that "1e-4" and an emptied field show what will be used.
     input.addEventListener("blur", () => (input.value = input.dataset.held ?? input.value));
@@ -84,8 +89,9 @@ function numberControl(setting, changed) {
         input.dataset.held = String(value ?? "");
         writeUnlessTyped(input, input.dataset.held);
     };
-    if (!setting.unit) return { element: input, write };
-    return { element: h("div", { class: "al-unit" }, input, h("span", { "aria-hidden": "true" }, setting.unit)), input, write };
+    if (!setting.unit && !offered) return { element: input, write };
+    const unit = setting.unit ? h("span", { "aria-hidden": "true" }, setting.unit) : null;
+    return { element: h("div", { class: unit ? "al-unit" : null }, input, unit, offered), input, write };
 }
 
 /** A number where the text is one; other text goes to the server as it is, whose sentence then says what is wrong. */

@@ -170,11 +170,11 @@ const PARTS = [
 ];
 
 function rates(form) {
-    const rate = (path) => Number(form.get(path)) || Number(form.get("optimizer.lr"));
-    const text = (path) => (rate(path) ? put(S.summary.rate, number(rate(path))) : put(S.summary.usualRate, form.get("optimizer.name")));
+    const rate = (path) => (form.get(path) === "same" ? form.get("optimizer.lr") : form.get(path));
+    const text = (value) => (typeof value === "number" ? put(S.summary.rate, number(value)) : put(S.summary.usualRate, form.get("optimizer.name")));
     return PARTS.map(([name, trained, path]) => {
-        const on = form.get(trained) && (name === "UNet" || form.get("network.train_te"));
-        return [name, on ? text(path) : S.summary.notTrained];
+        const on = form.get(trained) && (name === "UNet" || form.get("network.train_te")) && rate(path) !== 0;
+        return [name, on ? text(rate(path)) : S.summary.notTrained];
     });
 }
 

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from adapter_lab import config_file
 from adapter_lab.api import Context
-from adapter_lab.config import TrainConfig, default_of, sections, settings, type_of
+from adapter_lab.config import TrainConfig, default_of, number_of, sections, settings, type_of, words_of
 from adapter_lab.kinds import KINDS
 from adapter_lab.presets import STUDY, preset, preset_table
 from tests.support.full_disk import FullDisk
@@ -33,6 +33,7 @@ def test_the_schema_has_every_setting_with_what_the_form_needs(client: TestClien
     for section, name, entry in SETTINGS:
         row = found[f"{section}.{name}"]
         assert row["default"] == default_of(entry) and row["help"] == entry.metadata["help"] and row["label"]
+        assert row["words"] == list(words_of(type_of(OWNERS[section], name)))
         assert row["choices"] == (list(entry.metadata["choices"]) if entry.metadata["choices"] else None)
     assert [row["path"] for row in found["network.rules"]["item"]][:2] == ["network.rules.match", "network.rules.algo"]
 
@@ -72,7 +73,7 @@ def _bad_values() -> list[Any]:
     wrong = {str: [3, ["a"]], int: ["x", 1.5, True, None, 10**400], float: ["x", True, []], bool: ["yes", 1]}
     cases = []
     for section, name, entry in SETTINGS:
-        kind, meta, path = type_of(OWNERS[section], name), entry.metadata, f"{section}.{name}"
+        kind, meta, path = number_of(type_of(OWNERS[section], name)), entry.metadata, f"{section}.{name}"
         values = list(wrong.get(kind, [3, {"a": 1}, [[]]]))
         if get_args(kind):
             values.append([{"no such": 1}])

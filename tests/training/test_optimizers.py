@@ -54,7 +54,7 @@ def train(optimizer: OptimizerSet, first: int, last: int) -> list[float]:
 
 @pytest.mark.parametrize("name", AVAILABLE)
 def test_every_optimizer_lowers_the_loss(name, capsys):
-    lr = 0.0 if name.startswith("prodigy") else 0.02
+    lr = "auto" if name.startswith("prodigy") else 0.02
     optimizer = build_optimizer(rate_groups(parts(), c := OptimizerConfig(name=name, lr=lr, **QUICK)), c)
     losses = train(optimizer, 0, 800)
     assert losses[-1] < 0.6 * losses[0]
@@ -62,9 +62,9 @@ def test_every_optimizer_lowers_the_loss(name, capsys):
 
 
 @pytest.mark.parametrize("name", AVAILABLE)
-@pytest.mark.parametrize("te1_lr", [0.0, 0.5])
+@pytest.mark.parametrize("te1_lr", ["same", 0.5])
 def test_a_saved_state_goes_on_bit_for_bit(name, te1_lr):
-    config = OptimizerConfig(name=name, lr=0.02 if not name.startswith("prodigy") else 0, te1_lr=te1_lr, **QUICK)
+    config = OptimizerConfig(name=name, lr=0.02 if not name.startswith("prodigy") else "auto", te1_lr=te1_lr, **QUICK)
     whole = build_optimizer(rate_groups(parts(), config), config)
     train(whole, 0, 4)
     stored = io.BytesIO()

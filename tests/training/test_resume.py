@@ -53,7 +53,7 @@ def everything_random(folder: Path) -> TrainConfig:
         run__steps=5,
         run__seed=7,
         optimizer__name="prodigy",
-        optimizer__lr=0.0,
+        optimizer__lr="auto",
         optimizer__d0=1e-3,
         optimizer__te1_lr=0.5,
         optimizer__schedule="cosine",

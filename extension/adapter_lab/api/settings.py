@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from adapter_lab import config_file
 from adapter_lab.api.errors import BadRequest
-from adapter_lab.config import FAMILIES, TrainConfig, default_of, number_of, sections, settings, type_of
+from adapter_lab.config import FAMILIES, TrainConfig, default_of, number_of, sections, settings, type_of, words_of
 from adapter_lab.errors import ConfigError
 from adapter_lab.kinds import KINDS
 from adapter_lab.validation import Problem, advice, ignored_because, problems, without_ignored
@@ -96,6 +96,7 @@ def _described(owner: Any, prefix: str) -> list[dict[str, Any]]:
             "help": meta["help"],
             "type": TYPE_NAMES.get(number_of(kind), "list[object]"),
             "default": default_of(entry),
+            "words": list(words_of(kind)),
             "choices": list(meta["choices"]) if meta["choices"] else None,
             **{key: meta[key] for key in ("minimum", "maximum", "unit", "basic")},
             **{key: list(meta[key]) if meta[key] else None for key in ("algorithms", "optimizers")},

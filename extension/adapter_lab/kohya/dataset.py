@@ -50,7 +50,7 @@ def import_folders(config: TrainConfig, keys: Keys) -> None:
     data = config.dataset
     data.folder, data.regularisation_folder = keys.text("train_data_dir"), keys.text("reg_data_dir")
     repeats = keys.take("dataset_repeats")
-    data.repeats = int(repeats) if repeats and int(repeats) > 1 else 0
+    data.repeats = int(repeats) if repeats and int(repeats) > 1 else "auto"
     _shared(config, [keys], default_source=True)
     _buckets(config, keys)
 

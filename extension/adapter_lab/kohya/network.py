@@ -73,13 +73,14 @@ def import_network(config: TrainConfig, keys: Keys) -> None:
     lycoris = module.startswith("lycoris")
     network.algo = _algorithm(module, args)
     # sd-scripts' own defaults, not ours.
-    network.dim, network.alpha = keys.integer("network_dim", 4), keys.number("network_alpha", 1.0)
+    network.dim, alpha = keys.integer("network_dim", 4), keys.number("network_alpha", 1.0)
+    network.alpha = alpha or "dim"  # as theirs take 0
     if network.algo in ("ia3", "full"):
         network.train_conv = True
     # LyCORIS trains convolutions at the linear layers' dim unless told otherwise; networks.lora only when told to.
     network.conv_dim = args.integer("conv_dim", network.dim if lycoris else 0) or (network.dim if lycoris else 0)
-    conv_alpha = args.number("conv_alpha", network.alpha if lycoris else 1.0)
-    network.conv_alpha = conv_alpha if network.conv_dim and conv_alpha != network.alpha else 0.0
+    conv_alpha = args.number("conv_alpha", alpha if lycoris else 1.0)
+    network.conv_alpha = (conv_alpha or "dim") if network.conv_dim and conv_alpha != alpha else "same"
     network.factor = args.integer("factor", -1)
     network.constraint = args.number("constraint")
     network.dropout = args.number("dropout", keys.number("network_dropout"))
@@ -128,8 +129,8 @@ def _parts(config: TrainConfig, keys: Keys) -> None:
     optimizer.lr = unet if network.train_unet else max(te1, te2)
     if network.train_te:
         network.train_te1, network.train_te2 = te1 > 0, te2 > 0
-        optimizer.te1_lr = te1 if te1 != optimizer.lr else 0.0
-        optimizer.te2_lr = te2 if te2 != optimizer.lr else 0.0
+        optimizer.te1_lr = te1 if network.train_te1 and te1 != optimizer.lr else "same"
+        optimizer.te2_lr = te2 if network.train_te2 and te2 != optimizer.lr else "same"
 
 
 def _preset(config: TrainConfig, args: Keys) -> None:
@@ -140,7 +141,7 @@ def _preset(config: TrainConfig, args: Keys) -> None:
     for name, value in PRESETS[preset].items():
         setattr(config.network, name, value)
     if config.network.conv_dim == 0:
-        config.network.conv_alpha = 0.0
+        config.network.conv_alpha = "same"
 
 
 def _adapters(config: TrainConfig, keys: Keys) -> None:

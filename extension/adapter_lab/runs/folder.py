@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -153,13 +153,15 @@ class AdapterFiles:
         """File for the adapter after `step`; None: the finished one."""
         return self.folder / (f"{self.name}.safetensors" if step is None else f"{self.name}-{step:06d}.safetensors")
 
-    def add(self, path: Path, keep_last: int) -> list[Path]:
-        """Note a file just saved; delete and return those that are more than the newest `keep_last` (0: all stay)."""
+    def add(self, path: Path, keep_last: int | Literal["all"]) -> list[Path]:
+        """Note a file just saved; delete and return all but the newest `keep_last`, beside the last of the run."""
         if path.name in self.saved:
             self.saved.remove(path.name)
         self.saved.append(path.name)
         numbered = [name for name in self.saved if name != self.path(None).name]
-        surplus = numbered[:-keep_last] if keep_last else []
+        surplus = [] if isinstance(keep_last, str) else numbered[: max(0, len(numbered) - keep_last)]
+        if surplus and surplus[-1] == path.name:  # until there is a finished file, the newest is the last
+            surplus.pop()
         removed = []
         for name in surplus:
             self.saved.remove(name)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from adapter_lab.config import TrainConfig
+from adapter_lab.config import TrainConfig, trained_network
 from adapter_lab.runs.folder import RunFolder
 from adapter_lab.training.interrupt import StopRequests
 from adapter_lab.training.phases import Machine, Preparation, StopEarly
@@ -43,5 +43,5 @@ def distinct(configs: Sequence[TrainConfig]) -> list[TrainConfig]:
         if config.dataset.cache_latents == "disk":
             network = config.network
             parts = [asdict(config.base), asdict(config.dataset), config.precision.mixed, network.frozen_adapters]
-            found.setdefault(json.dumps([*parts, network.train_te], sort_keys=True), config)
+            found.setdefault(json.dumps([*parts, trained_network(config).train_te], sort_keys=True), config)
     return list(found.values())

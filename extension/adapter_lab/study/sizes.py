@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from adapter_lab.adapters.keys import Target
-from adapter_lab.config import LOW_RANK, ORTHOGONAL, TrainConfig
+from adapter_lab.config import LOW_RANK, ORTHOGONAL, TrainConfig, trained_network
 from adapter_lab.errors import ConfigError
 from adapter_lab.training.network_plan import plan_network
 
@@ -20,7 +20,7 @@ NEIGHBOURS = 3
 
 def parameters_of(config: TrainConfig, targets: Mapping[str, Target]) -> int:
     """How many numbers a configuration trains on a base with these targets."""
-    return sum(plan.trainable_parameters for plan in plan_network(config.network, targets))
+    return sum(plan.trainable_parameters for plan in plan_network(trained_network(config), targets))
 
 
 def of_size(config: TrainConfig, targets: Mapping[str, Target], wanted: int) -> TrainConfig:
@@ -96,8 +96,9 @@ def _with_dim(config: TrainConfig, dim: int, conv_dim: int = 0) -> TrainConfig:
     if old.conv_dim:
         new.conv_dim = conv_dim or max(1, round(dim * old.conv_dim / old.dim))
     if old.algo in LOW_RANK:
-        new.alpha = old.alpha * dim / old.dim
-        if old.conv_alpha:
+        if not isinstance(old.alpha, str):
+            new.alpha = old.alpha * dim / old.dim
+        if old.conv_dim and not isinstance(old.conv_alpha, str):
             new.conv_alpha = old.conv_alpha * new.conv_dim / old.conv_dim
     return changed
 

@@ -27,12 +27,13 @@ HEADER = "Adapter Lab study: variants of one training at equal budget"
 
 def load(path: str | os.PathLike[str]) -> Study:
     """The study in a TOML file; raises ConfigError with everything that is not understood."""
-    return from_tables(config_file.read_toml(Path(path)), str(path))
+    return loads(config_file.read_text(Path(path)), str(path))
 
 
 def loads(text: str, where: str = "The study") -> Study:
     """As `load`, of a text; `where` names it in messages."""
-    return from_tables(config_file.parse_toml(text, where), where)
+    tables = config_file.parse_toml(text, where)
+    return from_tables(_in_words(tables) if config_file.is_first_format(text, HEADER) else tables, where)
 
 
 def from_tables(tables: Mapping[str, Any], where: str) -> Study:
@@ -49,6 +50,16 @@ def from_tables(tables: Mapping[str, Any], where: str) -> Study:
     config_file.raise_all(where, problems)
     study.shared = config_file.from_tables({k: v for k, v in tables.items() if k in dict(sections())}, where)
     return study
+
+
+def _in_words(tables: dict[str, Any]) -> dict[str, Any]:
+    """A study of the first format with words in the place of the zeros that stood for them, in variants too."""
+    tables = config_file.in_words(tables)
+    for variant in variants if isinstance(variants := tables.get("variants"), list) else []:
+        if isinstance(variant, dict) and isinstance(settings := variant.get("settings"), dict):
+            nested = config_file.in_words(_nested(settings))
+            variant["settings"] = {f"{s}.{name}": value for s, table in nested.items() for name, value in table.items()}
+    return tables
 
 
 def _table(tables: Mapping[str, Any], name: str, problems: list[str]) -> Mapping[str, Any]:
@@ -80,19 +91,22 @@ def _variants(entries: Any, problems: list[str]) -> list[Variant]:
 
 def _typed(settings: Mapping[str, Any], where: str, problems: list[str]) -> dict[str, Any]:
     """Settings by path; `"network.dim" = 1` and `network.dim = 1` are the same here, unlike in TOML."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= {f"{key}.{name}": entry for name, entry in value.items()} if isinstance(value, dict) else {key: value}
-    tables: dict[str, dict[str, Any]] = {}
-    for path, value in flat.items():
-        section, _, name = path.partition(".")
-        tables.setdefault(section, {})[name] = value
+    tables = _nested(settings)
     try:
         config = config_file.from_tables(tables, where)
     except ConfigError as error:
         problems.append(str(error))
         return {}
-    return {path: getattr(getattr(config, path.split(".")[0]), path.split(".")[1]) for path in flat}
+    return {f"{s}.{name}": getattr(getattr(config, s), name) for s, table in tables.items() for name in table}
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A variant's settings as tables by section."""
+    tables: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        tables.setdefault(section, {}).update(value if isinstance(value, dict) else {name: value})
+    return tables
 
 
 # Writing
@@ -100,7 +114,7 @@ def _typed(settings: Mapping[str, Any], where: str, problems: list[str]) -> dict
 
 def dumps(study: Study) -> str:
     """The study as TOML, its own settings with their meaning; `loads(dumps(study)) == study`."""
-    blocks = [f"# {HEADER}\n"]
+    blocks = [f"# {HEADER}{config_file.FORMAT}\n"]
     for section, (attribute, owner) in OWN.items():
         blocks.append("\n".join(_section(section, owner, getattr(study, attribute))) + "\n")
     shared = config_file.dumps(study.shared, only_changed=True).split("\n", 1)[1].strip("\n")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapter_lab.adapters.keys import Target
-from adapter_lab.config import TrainConfig
+from adapter_lab.config import TrainConfig, trained_network
 from adapter_lab.training.bases.base import Base
 from adapter_lab.training.bases.components import Component
 from adapter_lab.training.bases.families import FAMILIES
@@ -182,7 +182,7 @@ class DryRun:
         if config.precision.base_weights != "same":
             for part in parts.values():
                 compress(part, config.precision.base_weights)
-        network = build_network(config.network, self.targets, parts, 0, initial_values=False)
+        network = build_network(trained_network(config), self.targets, parts, 0, initial_values=False)
         network.attach()
         self._checkpointing(parts)
         for module in [*parts.values(), network]:
@@ -236,7 +236,7 @@ class DryRun:
     def _text(self, encoders: TextEncoders | None, batch: int) -> TextOutput:
         chunks = self.config.dataset.token_chunks
         if encoders is not None:
-            conditioning = EncodedNow(encoders, chunks, self.config.network.train_te)
+            conditioning = EncodedNow(encoders, chunks, trained_network(self.config).train_te)
             return conditioning(self._captions(batch))
         width = self.base.components["unet"].config["cross_attention_dim"]
         pooled = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from adapter_lab.adapters.file import file_bytes
 from adapter_lab.adapters.keys import Target, targets
-from adapter_lab.config import TrainConfig
+from adapter_lab.config import TrainConfig, trained_network
 from adapter_lab.errors import ConfigError
 from adapter_lab.training import metadata
 from adapter_lab.training.bases.base import Base, open_base
@@ -79,7 +79,7 @@ def estimate(config: TrainConfig, memory: bool = True) -> Estimate:
     validate(config, complete=False)
     base = _base(config)
     table = targets(base.shapes)
-    plans = plan_network(config.network, table)
+    plans = plan_network(trained_network(config), table)
     size, without = _file_sizes(config, base, plans)
     result = Estimate(
         base=FAMILIES[base.family].title,

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -66,7 +66,8 @@ def network_entries(network: NetworkConfig) -> dict[str, str]:
     changed = {name for name in NETWORK_ARGUMENTS if getattr(network, name) != getattr(default, name)}
     plain = network.algo == "lora" and changed <= PLAIN_LORA and not network.rules
     arguments = {} if plain else {"algo": network.algo}
-    arguments |= {NETWORK_ARGUMENTS[name]: str(getattr(network, name)) for name in sorted(changed)}
+    told = replace(network, **_alphas_as_numbers(network))
+    arguments |= {NETWORK_ARGUMENTS[name]: str(getattr(told, name)) for name in sorted(changed)}
     if "dora" in changed:
         arguments["wd_on_output"] = str(network.dora_axis == "output")
     own = {name: value for name, value in asdict(network).items() if value != getattr(default, name)}
@@ -75,10 +76,16 @@ def network_entries(network: NetworkConfig) -> dict[str, str]:
     return {
         "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
         "ss_network_dim": str(network.dim),
-        "ss_network_alpha": str(network.alpha),
+        "ss_network_alpha": str(told.alpha),
         "ss_network_args": _json(arguments),
         OWN_NETWORK: _json(own),
     }
+
+
+def _alphas_as_numbers(network: NetworkConfig) -> dict[str, Any]:
+    """The alphas that are said to be as large as their dim, as the numbers that other programs read."""
+    dims = {"alpha": network.dim, "conv_alpha": network.conv_dim}
+    return {name: float(dim) for name, dim in dims.items() if getattr(network, name) == "dim"}
 
 
 def training_entries(config: TrainConfig) -> dict[str, str]:

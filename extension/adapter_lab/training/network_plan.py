@@ -111,10 +111,11 @@ def _spec(config: NetworkConfig, target: Target, rule: RuleConfig | None) -> Lay
     # As in kohya's trainers and LyCORIS, linear layers and 1x1 convolutions of the convolution set have the linear dim.
     is_large = any(size != 1 for size in target.shape[2:])
     dim = config.conv_dim if is_large and config.conv_dim else config.dim
-    alpha = config.conv_alpha if is_large and config.conv_alpha else config.alpha
+    if rule is not None and not isinstance(rule.dim, str):
+        dim = rule.dim
     options: dict[str, Any] = {name: getattr(config, name) for name in LAYER_OPTIONS if _has_option(algo, name)}
     if _has_option(algo, "factor"):
-        options["factor"] = (rule.factor if rule else 0) or config.factor
+        options["factor"] = config.factor if rule is None or isinstance(rule.factor, str) else rule.factor
     if _has_option(algo, "dora") and config.dora:
         options["dora"] = config.dora_axis
     return LayerSpec(
@@ -123,10 +124,17 @@ def _spec(config: NetworkConfig, target: Target, rule: RuleConfig | None) -> Lay
         shape=tuple(target.shape),
         has_bias=target.bias_key is not None,
         algo=algo,
-        dim=(rule.dim if rule else 0) or dim,
-        alpha=(rule.alpha if rule else 0) or alpha,
+        dim=dim,
+        alpha=_alpha(config, rule, is_large, dim),
         **options,
     )
+
+
+def _alpha(config: NetworkConfig, rule: RuleConfig | None, is_large: bool, dim: int) -> float:
+    """Alpha of a module of this dim: the rule's, else that of convolutions, else the network's."""
+    stated = [rule.alpha if rule else "same", config.conv_alpha if is_large else "same", config.alpha]
+    first = next(value for value in stated if value != "same")
+    return float(dim) if isinstance(first, str) else first
 
 
 def _has_option(algo: str, name: str) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from adapter_lab.config import OptimizerConfig, TrainConfig
+from adapter_lab.config import OptimizerConfig, TrainConfig, stated_rate
 from adapter_lab.errors import ConfigError
 from adapter_lab.prospects import fitted
 
@@ -39,8 +39,8 @@ class RateGroup:
 
 def rate_of(config: OptimizerConfig, part: str) -> float:
     """Learning rate of a part: its own, else the common one, else the optimiser's usual."""
-    own = {"te1": config.te1_lr, "te2": config.te2_lr}.get(part, 0.0)
-    return own or config.lr or USUAL_RATE[config.name]
+    stated = stated_rate(config, part)
+    return USUAL_RATE[config.name] if isinstance(stated, str) else stated
 
 
 def rate_groups(

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from adapter_lab.adapters.keys import targets
-from adapter_lab.config import PreviewConfig, TrainConfig
+from adapter_lab.config import PreviewConfig, TrainConfig, trained_network
 from adapter_lab.errors import ConfigError
 from adapter_lab.training.bases.base import Base, open_base
 from adapter_lab.training.bases.text import TextEncoders, TextOutput
@@ -104,7 +104,7 @@ class Preparation:
         if misplaced := useless_weighting(base.prediction, config.loss):
             raise ConfigError(misplaced[0].message)
         # Dims a module cannot have and the like are said before an hour of encoding, not after it.
-        plan_network(config.network, targets(base.shapes))
+        plan_network(trained_network(config), targets(base.shapes))
         dataset = self.scan(base)
         vae, encoders = self._slots(base)
         source = self.latents(base, dataset, vae)
@@ -257,7 +257,7 @@ class Preparation:
                 if compressed:
                     compress(encoder, config.precision.base_weights)
                 parts[part] = encoder
-        network = build_network(config.network, targets(base.shapes), parts, config.run.seed)
+        network = build_network(trained_network(config), targets(base.shapes), parts, config.run.seed)
         network.attach()
         if config.precision.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
@@ -290,7 +290,7 @@ def frozen_key(entries: Sequence[str]) -> str:
 
 def trained_text_parts(config: TrainConfig, base: Base) -> list[str]:
     """The text encoders that are trained, of those the base has."""
-    n = config.network
+    n = trained_network(config)
     wanted = {"te1": n.train_te and n.train_te1, "te2": n.train_te and n.train_te2}
     return [part for part in base.text_parts if wanted[part]]
 

@@ -46,7 +46,7 @@ def _warm_up_steps(config: OptimizerConfig, expected: float) -> int:
 
 def _inverse_sqrt(config: OptimizerConfig, step: int, warm_up: int) -> float:
     """1 / sqrt of the steps since the warm-up, in units of the time scale; the budget plays no part."""
-    timescale = config.timescale or warm_up or USUAL_TIMESCALE
+    timescale = (warm_up or USUAL_TIMESCALE) if isinstance(config.timescale, str) else config.timescale
     return 1.0 / math.sqrt((step + timescale - warm_up) / timescale)
 
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Literal
 
 from adapter_lab.config import DatasetConfig, SourceConfig
 from adapter_lab.errors import DatasetError
@@ -37,7 +38,7 @@ class Source:
     setting: str
     rules: CaptionRules
     class_tokens: str
-    repeats: int
+    repeats: int | Literal["auto"]
     flip: bool
     is_regularisation: bool
 
@@ -163,7 +164,7 @@ def _list_folder(
         if caption is not None:
             owned.setdefault(caption, []).append(path)
         if repeats == 0:
-            listing.skipped.append((path, f"its folder {name} asks for 0 repeats; rename the folder to use it"))
+            listing.skipped.append((path, _no_repeats(source, name)))
             continue
         mask = masks.get(path.stem) if masks_wanted else None
         key = _key(source, path)
@@ -207,8 +208,17 @@ def _folder_options(folder: Path, source: Source) -> tuple[int, str, str]:
         match = _KOHYA_FOLDER.fullmatch(candidate.name)
         if match:
             tokens = source.class_tokens or match[2].strip()
-            return (source.repeats or int(match[1]), tokens, candidate.name)
-    return (source.repeats or 1, source.class_tokens, folder.name or source.label)
+            repeats = int(match[1]) if isinstance(source.repeats, str) else source.repeats
+            return (repeats, tokens, candidate.name)
+    repeats = 1 if isinstance(source.repeats, str) else source.repeats
+    return (repeats, source.class_tokens, folder.name or source.label)
+
+
+def _no_repeats(source: Source, folder: str) -> str:
+    """Why the pictures of a folder are not used."""
+    if source.repeats == 0:
+        return f"the repeats of {source.setting.rpartition('.')[0]} are 0; set them to auto to use it"
+    return f"its folder {folder} asks for 0 repeats; rename the folder to use it"
 
 
 def explain_empty(source: Source, listing: Listing, recursive: bool) -> DatasetError:
