@@ -131,6 +131,8 @@ def test_a_training_file_is_carried_over(tmp_path: Path) -> None:
         [optimizer]
         lr = 1.0
         te2_lr = 0.5
+        d0 = 1e-06
+        growth_rate = 1.01
         [precision]
         mixed = "bf16"
         [run]

@@ -32,8 +32,9 @@ OLD = Path(__file__).parent / "data" / "first_format"
 LEFT_OPEN = {
     "base.clip_skip", "dataset.resolution", "dataset.bucket_min", "dataset.bucket_max", "preview.width",
     "preview.height", "network.conv_dim", "network.constraint", "network.max_norm", "optimizer.growth_rate",
-    "optimizer.clip_grad_norm", "loss.min_snr_gamma", "loss.multires_noise_iterations", "run.steps", "run.epochs",
-    "run.minutes", "save.every_steps", "save.every_epochs", "save.every_minutes", "save.state_every_steps", "save.ema",
+    "optimizer.clip_grad_norm", "loss.min_snr_gamma", "loss.v_like", "loss.multires_noise_iterations", "run.steps",
+    "run.epochs", "run.minutes", "save.every_steps", "save.every_epochs", "save.every_minutes",
+    "save.state_every_steps", "save.ema",
 }  # fmt: skip
 
 
