@@ -18,6 +18,7 @@ from adapter_lab.adapters.file import save_adapter
 from adapter_lab.adapters.keys import targets
 from adapter_lab.adapters.tensors import TensorFile
 from adapter_lab.hosts.loader import Loader
+from adapter_lab.hosts.webui import sampling_step
 from tests.adapters.random_adapter import ALGORITHMS, random_adapter
 from tests.loading.standins.live_model import LoadedModel, host_tensors
 
@@ -53,7 +54,7 @@ class ForgeUI:
         self.shared: Any = importlib.import_module("modules.shared")
         self.shared.cmd_opts.lora_dir = str(folder)
         self.chosen = Chosen()
-        self.loader = Loader(self.chosen, name)
+        self.loader = Loader(self.chosen, name, sampling_step)
         self.messages = self.host.install_loader(self.loader)
 
     def load(self, tensors: dict[str, Tensor], filename: str = "base.safetensors") -> LoadedModel:

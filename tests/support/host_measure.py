@@ -173,13 +173,16 @@ class Bench:
             result.errors[module] = float((found[module] - wanted).norm() / change.norm())
         return result
 
-    def outputs(self, modules: list[str]) -> dict[str, Tensor]:
-        """Outputs of the loaded model's layers as they are now."""
-        targets = {module: self.base.table[module] for module in modules}
-        keys = [key for target in targets.values() for key in (target.key, target.bias_key) if key]
-        products = self.web_ui.products(keys)
+    def keys(self, modules: list[str]) -> list[str]:
+        """The model's weights and biases of these modules."""
+        targets = [self.base.table[module] for module in modules]
+        return [key for target in targets for key in (target.key, target.bias_key) if key]
+
+    def outputs(self, modules: list[str], products: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Outputs of the loaded model's layers as they are now, or by the probe's `products` of another moment."""
+        products = self.web_ui.products(self.keys(modules)) if products is None else products
         found = {}
-        for module, target in targets.items():
+        for module, target in ((module, self.base.table[module]) for module in modules):
             product, bias = products[target.key], products[target.bias_key] if target.bias_key else None
             if target.kind == "norm":
                 assert bias is not None

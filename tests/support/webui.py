@@ -85,6 +85,19 @@ class WebUI:
         """The loaded model's weights, multiplied by the probe's inputs; by their names in a checkpoint."""
         return load(self._request("/adapter-lab-probe/products", {"keys": keys}, ANSWER_SECONDS))
 
+    def watch(self, keys: list[str]) -> list[dict[str, Tensor]]:
+        """The products after every step but the last since the last call, per step; from now on those of `keys`."""
+        seen = load(self._request("/adapter-lab-probe/watch", {"keys": keys}, ANSWER_SECONDS))
+        steps: list[dict[str, Tensor]] = [{} for _ in {name.partition(":")[0] for name in seen}]
+        for name, product in seen.items():
+            step, _, key = name.partition(":")
+            steps[int(step)][key] = product
+        return steps
+
+    def has_script(self, title: str) -> bool:
+        """Whether it has a script of this title, as its API calls it."""
+        return title.lower() in self.get("/sdapi/v1/scripts")["txt2img"]
+
     def functions(self, names: list[str]) -> dict[str, Any]:
         """What the probe says of functions named "module:attribute"."""
         return self.post("/adapter-lab-probe/functions", {"names": names})

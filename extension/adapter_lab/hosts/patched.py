@@ -61,6 +61,11 @@ class Patched:
         for history in self.weights.values():
             history.begin_picture()
 
+    def end_picture(self) -> None:
+        """What has not been patched by now is not in the picture."""
+        for history in self.weights.values():
+            history.entries = history.entries or [(0, None)]
+
     @property
     def is_known(self) -> bool:
         """Whether any of its weights has been patched since it was read."""

@@ -23,13 +23,17 @@ from safetensors.torch import save
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from adapter_lab_probe_input import probe_input
 
+# The weights that are watched, and what they were in every step of a picture but the last.
+_watched: tuple[list[str], list[dict[str, torch.Tensor]]] = ([], [])
 
-def parameters() -> Iterator[tuple[str, torch.nn.Parameter]]:
+
+def parameters(in_a_picture: bool = False) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """Parameters of the loaded model's UNet and text encoder under the names of a single-file SD1.5 checkpoint."""
     model = shared.sd_model
     objects = getattr(model, "forge_objects", None)
     if objects is not None:
-        _put_patches_on(objects)
+        if not in_a_picture:
+            _put_patches_on(objects)
         unet, encoder = objects.unet.model.diffusion_model, objects.clip.cond_stage_model
     elif hasattr(model, "model"):
         unet, encoder = model.model.diffusion_model, model.cond_stage_model
@@ -51,16 +55,35 @@ def _put_patches_on(objects: Any) -> None:
             return
 
 
-def products(keys: list[str]) -> Response:
-    """W.flatten(1) @ probe_input for weights W of the loaded model, one-dimensional ones as they are; safetensors."""
+def products(keys: list[str], in_a_picture: bool = False) -> dict[str, torch.Tensor]:
+    """W.flatten(1) @ probe_input for weights W of the loaded model, one-dimensional ones as they are."""
     wanted, found = set(keys), {}
     with torch.inference_mode():
-        for name, parameter in parameters():
+        for name, parameter in parameters(in_a_picture):
             if name not in wanted:
                 continue
             weight = parameter.detach().double().cpu()
             found[name] = (weight.flatten(1) @ probe_input(weight[0].numel()) if weight.dim() > 1 else weight).clone()
-    return Response(save(found), media_type="application/octet-stream")
+    return found
+
+
+def watch(keys: list[str]) -> dict[str, torch.Tensor]:
+    """Forget what was watched and watch these; the products that were seen, as "step:key"."""
+    asked, steps = _watched
+    found = {f"{step}:{key}": product for step, each in enumerate(steps) for key, product in each.items()}
+    asked[:], steps[:] = keys, []
+    return found
+
+
+def _look(params: Any) -> None:
+    """Before the model runs, and before others change its weights for this step: they are those of the last step."""
+    asked, steps = _watched
+    if asked and shared.state.sampling_step > 0:
+        steps.append(products(asked, in_a_picture=True))
+
+
+def _as_file(tensors: dict[str, torch.Tensor]) -> Response:
+    return Response(save(tensors), media_type="application/octet-stream")
 
 
 def functions(names: list[str]) -> dict[str, Any]:
@@ -131,7 +154,11 @@ def add_routes(demo: Any, app: FastAPI) -> None:
 
     @app.post("/adapter-lab-probe/products")
     def _products(keys: list[str] = Body(embed=True)) -> Response:  # noqa: B008
-        return products(keys)
+        return _as_file(products(keys))
+
+    @app.post("/adapter-lab-probe/watch")
+    def _watch(keys: list[str] = Body(embed=True)) -> Response:  # noqa: B008
+        return _as_file(watch(keys))
 
     @app.post("/adapter-lab-probe/functions")
     def _functions(names: list[str] = Body(embed=True)) -> dict[str, Any]:  # noqa: B008
@@ -139,3 +166,4 @@ def add_routes(demo: Any, app: FastAPI) -> None:
 
 
 script_callbacks.on_app_started(add_routes)
+script_callbacks.on_cfg_denoiser(_look)

@@ -1,0 +1,111 @@
+"""Strengths that other extensions choose in a real web UI: by block of the model, or by step of the picture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tests.support.host_cases import BLOCKS, CASES, EVERY_KIND, modules_at, write
+from tests.support.host_measure import PROMPT, Bench
+from tests.support.webui import Picture
+
+# Kinds that most web UIs do not load rightly.
+FILES = ("own lokr factor 2 tucker", "own lora dora", "own diag-oft")
+PLAIN = "own lora"  # which every web UI loads rightly
+PLACES = (0, 5)  # input blocks 1 and 4, text encoder layers 0 and 5
+HALVES = {"IN": (1, 2, 4, 5, 7, 8), "OUT": range(3, 12)}  # the blocks of SD1.5 that have names there
+STEPS = 4
+TOLERANCE = 1e-4
+BLOCK_WEIGHTS = "LoRA Block Weight"
+# The arguments of that extension's script: its presets, and whether it is active; the rest is for its own X/Y/Z plot.
+ACTIVE = {BLOCK_WEIGHTS: {"args": ["NONE:" + ",".join("0" * 17), True, 0, "none", "", "none", "", "none", "", "", "",
+          0, "", 20, False, "", False, False]}}  # fmt: skip
+
+
+class Strengths:
+    """Adapter files of two blocks each, and what their layers compute with at any strength."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.modules = [module for place in PLACES for module in modules_at(EVERY_KIND, place)]
+        self._made: dict[str, dict[str, torch.Tensor]] = {}
+
+    def name(self, case: str) -> str:
+        """The name of a case's file, which is written once."""
+        name = "al-by-block-" + re.sub(r"\W+", "-", case)
+        if case not in self._made:
+            made = write(self.bench.folder / f"{name}.safetensors", CASES[case], self.bench.base, self.modules)
+            self._made[case] = {module: one.outputs(self.bench.base.layer(module)) for module, one in made.items()}
+            self.bench.web_ui.refresh_adapters()
+        return name
+
+    def picture(self, *tags: str, **settings: object) -> Picture:
+        """A picture of several steps; what every step's weights were is watched."""
+        self.bench.web_ui.watch(self.bench.keys(self.modules))
+        return self.bench.web_ui.txt2img(" ".join([PROMPT, *tags]), steps=STEPS, **settings)
+
+    def measured(self, case: str) -> Measured:
+        """What the watched picture's weights were in each step, told by a file's trained forwards."""
+        watched = self.bench.web_ui.watch([])
+        steps = [self.bench.outputs(self.modules, step) for step in watched] + [self.bench.outputs(self.modules)]
+        assert len(steps) == STEPS
+        found = Measured({}, 0.0)
+        for module in self.modules:
+            base = self.bench.base_outputs[module]
+            change = self._made[case][module] - base
+            for step, outputs in enumerate(steps):
+                moved = outputs[module] - base
+                strength = float((moved * change).sum() / change.square().sum())
+                found.strengths.setdefault(_part(module), [[] for _ in steps])[step].append(strength)
+                found.error = max(found.error, float((moved - strength * change).norm() / change.norm()))
+        return found
+
+
+@dataclass
+class Measured:
+    """The strengths of a file in each step, of every module of a part ("te", "IN01", "IN04").
+
+    error: what of a module's change is none of the file's at any strength, relative to the change at strength 1.
+    """
+
+    strengths: dict[str, list[list[float]]]
+    error: float
+
+    def by_step(self, part: str) -> list[float]:
+        """A part's strength in each step, the same in all of its modules."""
+        assert all(max(step) - min(step) < TOLERANCE for step in self.strengths[part])
+        return [sum(step) / len(step) for step in self.strengths[part]]
+
+    def are(self, wanted: Mapping[str, Sequence[float]]) -> bool:
+        """Whether the strengths are these by part and step, one standing for all steps, and the changes the file's."""
+        return self.error < TOLERANCE and all(
+            abs(found - (asked[step] if len(asked) > 1 else asked[0])) < TOLERANCE
+            for part, asked in wanted.items()
+            for step, found in enumerate(self.by_step(part))
+        )
+
+    def __str__(self) -> str:
+        shown = {part: _runs(self.by_step(part)) for part in self.strengths}
+        return f"{shown}, error {self.error:.1e}"
+
+
+def _runs(strengths: Sequence[float]) -> list[float]:
+    """Strengths in order, without repeating."""
+    rounded = [round(strength, 3) + 0.0 for strength in strengths]
+    return [one for step, one in enumerate(rounded) if step == 0 or one != rounded[step - 1]]
+
+
+def _part(module: str) -> str:
+    if module.startswith("lora_te"):
+        return "te"
+    return "IN01" if BLOCKS[PLACES[0]] in module else "IN04"
+
+
+def weights(base: float, **blocks: float) -> str:
+    """`lbw=` with a strength for the text encoder and some blocks, all others without the file."""
+    inputs, outputs = ([f"{half}{number:02}" for number in numbers] for half, numbers in HALVES.items())
+    names = [*inputs, "M00", *outputs]
+    return "lbw=" + ",".join(f"{strength:g}" for strength in (base, *(blocks.get(name, 0) for name in names)))
