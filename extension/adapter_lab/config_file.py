@@ -42,7 +42,9 @@ def parse_toml(text: str, where: str = "The text") -> dict[str, Any]:
             import pip._vendor.tomli as tomllib  # type: ignore[no-redef]
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ConfigError(f"{where} is not valid TOML: it is nested too deeply; correct it there.") from None
+    except ValueError as error:  # a mistake in TOML, or a number of thousands of digits
         raise ConfigError(f"{where} is not valid TOML: {error}; correct it there.") from error
 
 

@@ -177,10 +177,14 @@ def import_kohya(chosen: argparse.Namespace) -> int:
         "config": config_file.parse_toml(text),
         "left_out": [dataclasses.asdict(entry) for entry in imported.left_out],
         "ignored": imported.ignored,
+        "missing": imported.missing,
     }
     lines = [f"Not carried over ({len(left_out)}):", *(f"  {line}" for line in left_out)] if left_out else []
     if imported.ignored:
         lines += [f"Had no effect there either ({len(imported.ignored)}):", *(f"  {line}" for line in imported.ignored)]
+    if imported.missing:
+        lines += [f"Still to be set before a training ({len(imported.missing)}):"]
+        lines += [f"  {line}" for line in imported.missing]
     if not chosen.json:
         print("\n".join(lines or ["Everything was carried over."]), file=sys.stdout if chosen.out else sys.stderr)
     return _show(values, f"Wrote {chosen.out}." if chosen.out else text.rstrip("\n"), chosen.json)

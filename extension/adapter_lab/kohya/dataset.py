@@ -9,7 +9,8 @@ from typing import Any
 
 from adapter_lab.config import SourceConfig, TrainConfig
 from adapter_lab.errors import ConfigError
-from adapter_lab.kohya.reading import Keys, numbers
+from adapter_lab.kohya.reading import Keys, shown
+from adapter_lab.kohya.table import HARMLESS, OPTIONS, row_of
 
 # Options that hold for the whole dataset here and for one subset there: theirs -> (ours, kind, default).
 SHARED: dict[str, tuple[str, str, Any]] = {
@@ -31,26 +32,36 @@ OWN: dict[str, tuple[str, str, Any]] = {
     "caption_prefix": ("prefix", "text", ""),
     "caption_suffix": ("suffix", "text", ""),
 }
-NOT_CARRIED = {
-    "token_warmup_min": "there is no token warm-up here",
-    "token_warmup_step": "there is no token warm-up here",
-    "caption_dropout_every_n_epochs": "caption dropout is drawn per picture here",
-    "secondary_separator": "there is no second separator here",
-    "face_crop_aug_range": "there is no face crop here",
-    "metadata_file": "captions are read from the files beside the pictures",
-    "in_json": "captions are read from the files beside the pictures",
-    "conditioning_data_dir": "such folders are not read; put masks beside the pictures and set dataset.mask",
-    "custom_attributes": "this import does not know it",
-}
-NOT_NEEDED = ("cache_info", "skip_image_resolution", "resize_interpolation", "network_multiplier")
+BUCKET_KEYS = (
+    "resolution",
+    "batch_size",
+    "train_batch_size",
+    "enable_bucket",
+    "min_bucket_reso",
+    "max_bucket_reso",
+    "bucket_reso_steps",
+    "bucket_no_upscale",
+    "validation_split",
+)
+
+
+LARGEST_SIDE = 4096
+
+
+def list_the_rest(keys: Keys) -> None:
+    """Note every setting that nothing has taken, and that matters."""
+    for name in list(keys.values):
+        row = row_of(name, OPTIONS)
+        if row.fate == HARMLESS:
+            keys.take(name)
+        keys.leave(name, row.words or "it has no meaning there", row.silent)
 
 
 def import_folders(config: TrainConfig, keys: Keys) -> None:
     """Fill `config.dataset` from the training file itself: `train_data_dir`, `reg_data_dir` and caption options."""
     data = config.dataset
     data.folder, data.regularisation_folder = keys.text("train_data_dir"), keys.text("reg_data_dir")
-    repeats = keys.take("dataset_repeats")
-    data.repeats = int(repeats) if repeats and int(repeats) > 1 else "auto"
+    keys.leave("dataset_repeats", OPTIONS["dataset_repeats"].words, (1,))
     _shared(config, [keys], default_source=True)
     _buckets(config, keys)
 
@@ -60,17 +71,16 @@ def import_dataset_file(config: TrainConfig, tables: Mapping[str, Any], keys: Ke
 
     What the training file says (`keys`) holds where the dataset file is silent, as in sd-scripts.
     """
-    general = dict(tables.get("general", {}))
-    datasets = tables.get("datasets", [])
-    if not isinstance(datasets, list) or not datasets:
-        raise ConfigError("The dataset file has no [[datasets]], so it names no pictures.")
+    general = _table(tables.get("general", {}), "[general]")
     passed_on = (*SHARED, *OWN, *BUCKET_KEYS, "caption_extension", "alpha_mask")
     inherited = {name: keys.values.pop(name) for name in passed_on if name in keys.values}
+    if (repeats := keys.take("dataset_repeats")) is not None:
+        inherited.setdefault("num_repeats", repeats)
     subsets: list[Keys] = []
     wholes: list[Keys] = []
-    for number, dataset in enumerate(datasets):
+    for number, dataset in enumerate(_tables(tables.get("datasets"), "[[datasets]]")):
         own = {name: value for name, value in dataset.items() if name != "subsets"}
-        for index, subset in enumerate(dataset.get("subsets", [])):
+        for index, subset in enumerate(_tables(dataset.get("subsets", []), "[[datasets.subsets]]")):
             merged = {**inherited, **general, **own, **subset}
             for name in BUCKET_KEYS:
                 merged.pop(name, None)
@@ -86,33 +96,43 @@ def import_dataset_file(config: TrainConfig, tables: Mapping[str, Any], keys: Ke
                            "the first dataset's")  # fmt: skip
     _shared(config, subsets)
     _buckets(config, wholes[0])
-    _place(config, [_source(subset) for subset in subsets])
-    for subset in subsets:
-        for name in list(subset.values):
-            if name in NOT_NEEDED:
-                subset.take(name)
-            subset.leave(name, NOT_CARRIED.get(name, "this import does not know it"))
+    _place(config, _without_doubles([_source(subset) for subset in subsets], subsets))
+    for taken in subsets:
+        list_the_rest(taken)
 
 
-BUCKET_KEYS = (
-    "resolution",
-    "batch_size",
-    "train_batch_size",
-    "enable_bucket",
-    "min_bucket_reso",
-    "max_bucket_reso",
-    "bucket_reso_steps",
-    "bucket_no_upscale",
-)
+def _table(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name} is {shown(value)}, but must be a table of settings: correct it there.")
+    return dict(value)
+
+
+def _tables(value: Any, name: str) -> list[dict[str, Any]]:
+    if not isinstance(value, list):
+        raise ConfigError(f"{name} is {shown(value)}, but must be a list of tables: correct it there.")
+    return [_table(entry, name) for entry in value]
 
 
 def _source(subset: Keys) -> SourceConfig:
     source = SourceConfig(folder=subset.text("image_dir"))
     if not source.folder:
-        raise ConfigError(f"{subset.name}image_dir is missing: fine-tuning metadata files cannot be imported.")
+        what = " (metadata files of fine-tuning cannot be imported)" if "metadata_file" in subset.values else ""
+        raise ConfigError(f"{subset.name}image_dir is missing{what}: name the folder of pictures there.")
     for theirs, (ours, kind, default) in OWN.items():
         setattr(source, ours, getattr(subset, kind)(theirs, default))
     return source
+
+
+def _without_doubles(sources: list[SourceConfig], subsets: list[Keys]) -> list[SourceConfig]:
+    """Each folder once: a second dataset of the same pictures is more repeats of them."""
+    kept: dict[str, SourceConfig] = {}
+    for source, subset in zip(sources, subsets):
+        first = kept.setdefault(source.folder, source)
+        if first is not source:
+            first.repeats = int(first.repeats) + int(source.repeats)
+            reason = "a folder is listed once here: its repeats are added, its other options are the first one's"
+            subset.note("image_dir", source.folder, reason)
+    return list(kept.values())
 
 
 def _place(config: TrainConfig, sources: list[SourceConfig]) -> None:
@@ -143,9 +163,6 @@ def _shared(config: TrainConfig, subsets: list[Keys], default_source: bool = Fal
         for theirs, (ours, kind, default) in OWN.items():
             if theirs not in ("num_repeats", "is_reg"):
                 setattr(data, ours, getattr(subsets[0], kind)(theirs, default))
-    for subset in subsets:
-        for name, reason in NOT_CARRIED.items():
-            subset.leave(name, reason)
 
 
 def _agreed(data: Any, ours: str, theirs: str, subsets: list[Keys], values: list[Any]) -> None:
@@ -160,20 +177,38 @@ def _agreed(data: Any, ours: str, theirs: str, subsets: list[Keys], values: list
 
 def _buckets(config: TrainConfig, keys: Keys) -> None:
     data = config.dataset
-    sides = numbers(keys.take("resolution", 512))
+    sides = _sides(keys)
     side = math.sqrt(sides[0] * sides[-1])
-    data.resolution = int(sides[0]) if sides[0] == sides[-1] else max(64, round(side / 8) * 8)
+    data.resolution = max(64, round(side / 8) * 8)
     data.buckets = keys.boolean("enable_bucket")
     if len(set(sides)) > 1:
         keys.note("resolution", sides, f"imported as the square of about the same area, {data.resolution} px")
         if not data.buckets:
             data.buckets = True
             keys.note("enable_bucket", False, "a resolution that is not square needs buckets here, so they are on")
-    data.bucket_step = keys.integer("bucket_reso_steps", 64)
+    elif data.resolution != sides[0]:
+        keys.note("resolution", sides[0], f"sides are multiples of 8 px here: {data.resolution} px")
+    step = keys.integer("bucket_reso_steps", 64)
+    data.bucket_step = min(512, max(8, round(step / 8) * 8))
+    if data.bucket_step != step and data.buckets:
+        keys.note("bucket_reso_steps", step, f"bucket sides are multiples of 8 px here: {data.bucket_step} px")
     smallest, largest = keys.integer("min_bucket_reso", 256), keys.integer("max_bucket_reso", 1024)
     data.upscale = not keys.boolean("bucket_no_upscale") if data.buckets else True
     if data.buckets:
         data.bucket_min, data.bucket_max = smallest, largest
+    data.validation_fraction = keys.number("validation_split")
     batch = keys.integer("batch_size") or keys.integer("train_batch_size", 1)
     keys.take("train_batch_size")
     config.run.batch_size = batch
+
+
+def _sides(keys: Keys) -> list[int]:
+    """Width and height, in px, of `resolution`: "1024,1024", 1024 or a list."""
+    given = keys.values.get("resolution")
+    sides = keys.numbers("resolution", [512])
+    if len(sides) not in (1, 2) or not all(1 <= side <= LARGEST_SIDE for side in sides):
+        raise ConfigError(
+            f"{keys.called('resolution')} is {shown(given)}, but must be one or two sides from 1 to {LARGEST_SIDE} px, "
+            "such as 1024 or 1024,1024: correct it there."
+        )
+    return [int(side) for side in sides]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapter_lab.errors import ConfigError
-from adapter_lab.kohya.reading import Keys
+from adapter_lab.kohya.reading import Keys, shown
+from adapter_lab.kohya.table import GUI, HARMLESS, row_of
 
 # LoRA_type -> network_module, algo of its network_args, and which of the GUI's settings go into these.
 _BLOCKS: tuple[str, ...] = ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold", "block_dims")
@@ -20,6 +21,8 @@ TYPES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "Kohya LoCon": ("networks.lora", "", (*_CONV, *_BLOCKS, *_DROPOUT)),
     "Kohya LoHa": ("networks.loha", "", (*_CONV, *_DROPOUT, "use_tucker")),
     "Kohya LoKr": ("networks.lokr", "", (*_CONV, *_DROPOUT, "use_tucker", "factor")),
+    "Kohya DyLoRA": ("networks.dylora", "", (*_CONV, *_DROPOUT, "unit")),
+    "LoRA-FA": ("networks.lora_fa", "", (*_BLOCKS, *_DROPOUT)),
     "LoCon": ("lycoris.kohya", "locon", _LOW_RANK),
     "LyCORIS/LoCon": ("lycoris.kohya", "locon", _LOW_RANK),
     "LyCORIS/LoHa": ("lycoris.kohya", "loha", _LOW_RANK),
@@ -37,6 +40,7 @@ TYPES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 _LORA_PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
 ARGUMENTS = {"LyCORIS_preset": "preset", "constrain": "constraint"}  # in network_args under another name
 RENAMED = {"resolution": "max_resolution", "optimizer_type": "optimizer", "network_weights": "lora_network_weights"}
+RENAMED |= {"network_module": "LoRA_type"}
 # sd-scripts' name -> the name in the file, for what is said about it.
 SPELLED = {
     **RENAMED,
@@ -45,7 +49,7 @@ SPELLED = {
 }
 TEXTS = ("optimizer_args", "lr_scheduler_args")  # arguments in one text, each in quotes or not
 # What a setting says where sd-scripts would do the same without it.
-DEFAULTS = {"huber_scale": 1.0, "lr_scheduler_power": 1.0}
+DEFAULTS = {"lr_scheduler_power": 1.0}
 # Settings that do nothing unless another one, or one value of it, is given.
 ONLY_WITH: dict[str, tuple[str, str]] = {
     "lr_scheduler_power": ("lr_scheduler", "polynomial"),
@@ -71,22 +75,6 @@ OTHER_MODELS = {
     "anima_checkbox": "Anima",
     "lumina_checkbox": "Lumina",
 }
-# Settings of those, which the GUI writes into every file, and of the program itself: nothing here would be different.
-_OTHER_PREFIXES = ("flux1_", "sd3_", "hunyuan_", "anima_", "lumina_", "t5xxl", "clip_g", "clip_l", "ggpo_", "logit_")
-_NOT_USED = (
-    ("ae", "apply_t5_attn_mask", "blocks_to_swap", "cpu_offload_checkpointing", "discrete_flow_shift")
-    + ("double_blocks_to_swap", "enable_all_linear", "guidance_scale", "img_attn_dim", "img_mlp_dim")
-    + ("img_mod_dim", "in_dims", "mem_eff_save", "mode_scale", "model_prediction_type", "model_type")
-    + ("pos_emb_random_crop_rate", "save_clip", "save_t5xxl", "show_timesteps", "show_timesteps_resolution")
-    + ("single_blocks_to_swap", "single_dim", "single_mod_dim", "split_mode", "split_qkv", "timestep_sampling")
-    + ("train_blocks", "train_double_block_indices", "train_lora_ggpo", "train_single_block_indices")
-    + ("train_t5xxl", "txt_attn_dim", "txt_mlp_dim", "txt_mod_dim", "weighting_scheme", "dynamo_mode")
-    + ("dynamo_use_dynamic", "dynamo_use_fullgraph", "extra_accelerate_launch_args", "gpu_ids", "log_config")
-    + ("log_tracker_config", "lowvram", "main_process_port", "model_list", "no_token_padding")
-    + ("num_cpu_threads_per_process", "num_machines", "num_processes", "save_as_bool", "sdxl")
-    + ("stop_text_encoder_training", "stop_text_encoder_training_pct", "training_preset", "use_wandb")
-    + ("wandb_run_name",)
-)
 
 
 def is_gui_file(settings: Mapping[str, Any]) -> bool:
@@ -99,28 +87,30 @@ def as_scripts(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ConfigError for models and networks that are not trained here.
     """
+    switches = Keys(dict(settings))
     for switch, title in OTHER_MODELS.items():
-        if settings.get(switch) is True:
+        if switches.boolean(switch):
             raise ConfigError(f"The file trains {title} ({switch}), which is not trained here; SD 1.5, 2 and SDXL are.")
     # The GUI hands on nothing that is off, zero or empty: sd-scripts' default holds then.
     left = {key: value for key, value in settings.items() if value not in ("", "0", False, None, [])}
     made = _network(left)
     for theirs, name in RENAMED.items():
-        if name in left:
+        if name in left and theirs not in made:
             made[theirs] = left.pop(name)
+    keys = Keys(left)
     for name in TEXTS:
         if name in left:
-            made[name] = str(left.pop(name)).replace('"', "").split()
+            made[name] = keys.text(name).replace('"', "").split()
     made |= _rates(left) | _budget(left)
-    extra = str(left.pop("additional_parameters", ""))
-    if "sample_prompts" in left:  # the prompts themselves; sd-scripts has the name of a file there
-        made["sample_prompts"] = str(left.pop("sample_prompts")).splitlines()
+    extra = keys.text("additional_parameters")
+    if prompts := keys.text("sample_prompts"):  # the prompts themselves; sd-scripts has the name of a file there
+        made["sample_prompts"] = prompts.splitlines()
     dead = [key for key, (other, value) in ONLY_WITH.items() if _without(settings, other, value)]
     dead += [key for key, value in DEFAULTS.items() if left.get(key) == value]
     if "sdxl_cache_text_encoder_outputs" in left and settings.get("sdxl"):
         made["cache_text_encoder_outputs"] = left.pop("sdxl_cache_text_encoder_outputs")
     for key in list(left):
-        if key in dead or key in _NOT_USED or key.startswith(_OTHER_PREFIXES):
+        if key in dead or row_of(key, GUI).fate == HARMLESS:
             del left[key]
     return {**left, **made, **_command_line(extra)}
 
@@ -133,11 +123,11 @@ def _without(settings: Mapping[str, Any], other: str, value: str) -> bool:
 
 def _network(left: dict[str, Any]) -> dict[str, Any]:
     """`network_module` and `network_args`; takes every setting that only a network has."""
-    kind = left.pop("LoRA_type", "Standard")
+    kind = Keys(left).text("LoRA_type", "Standard")
     if kind not in TYPES:
-        raise ConfigError(f"LoRA_type is {kind!r}, which is not trained here; choose one of {', '.join(TYPES)}.")
+        raise ConfigError(f"LoRA_type is {shown(kind)}, which is not trained here; choose one of {', '.join(TYPES)}.")
     module, algo, names = TYPES[kind]
-    own = {name for *_, used in TYPES.values() for name in used} | {"unit", *_LORA_PLUS}
+    own = {name for *_, used in TYPES.values() for name in used} | set(_LORA_PLUS)
     given = {name: left.pop(name) for name in sorted(own) if name in left}
     args = {ARGUMENTS.get(name, name): given[name] for name in (*names, *_LORA_PLUS) if name in given}
     return {"network_module": module, "network_args": {"algo": algo, **args} if algo else args}

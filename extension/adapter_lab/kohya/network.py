@@ -6,15 +6,35 @@ from typing import Any
 
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import ConfigError
-from adapter_lab.kohya.reading import Keys, arguments, numbers
+from adapter_lab.kohya.reading import Keys, shown
+from adapter_lab.kohya.table import HARMLESS, NETWORK_ARGS, row_of
 
 # network_module -> algorithm; None: `algo` of network_args says it.
 MODULES = {
     "networks.lora": "lora",
     "networks.loha": "loha",
     "networks.lokr": "lokr",
+    "networks.lora_fa": "lora",
+    "networks.dylora": "lora",
     "lycoris.kohya": None,
     "lycoris.locon_kohya": "lora",
+}
+# What is lost where an algorithm becomes another.
+NEAREST = {
+    "networks.lora_fa": "LoRA-FA trains the up matrices alone; it becomes a LoRA, which trains both",
+    "networks.dylora": "DyLoRA trains all ranks up to network_dim at once; it becomes a LoRA of that dim, which "
+    "`adapter-lab resize` makes smaller afterwards",
+}
+# Known networks that cannot become anything here: what they are.
+OTHER_MODULES = {
+    "networks.oft": "kohya's own OFT, whose network_dim is a number of blocks (diag-OFT here has their size)",
+    "networks.oft_flux": "OFT for Flux",
+    "networks.lora_flux": "a LoRA for Flux",
+    "networks.lora_sd3": "a LoRA for Stable Diffusion 3",
+    "networks.lora_lumina": "a LoRA for Lumina",
+    "networks.lora_anima": "a LoRA for Anima",
+    "networks.lora_hunyuan_image": "a LoRA for HunyuanImage",
+    "networks.control_net_lllite": "a ControlNet-LLLite",
 }
 ALGORITHMS = {
     "lora": "lora",
@@ -37,6 +57,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "unet-transformer-only": {"conv_dim": 0, "train_conv": False, "train_te": False},
     "unet-convblock-only": {"attention": False, "feed_forward": False, "projections": False, "train_te": False},
 }
+# Modules that LyCORIS trains with a preset and that are never trained here.
+_ENDS = "conv_in, conv_out"
+_TIME = "time_embedding.linear_1, time_embedding.linear_2"
+MISSED = {
+    "full": f"{_ENDS}, {_TIME}",
+    "full-lin": f"{_TIME} and the resnets' time_emb_proj",
+    "unet-only": f"{_ENDS}, {_TIME}",
+    "unet-convblock-only": _ENDS,
+}
+# A dim that no module has: LyCORIS then keeps LoKr's second factor whole.
+LARGEST_DIM = 4096
 TUCKER = ("use_tucker", "use_cp", "use_conv_cp")
 SAME_BOOLEAN = {
     "use_scalar": "use_scalar",
@@ -49,29 +80,15 @@ SAME_BOOLEAN = {
     "rescaled": "rescaled",
     "train_on_input": "train_on_input",
 }
-NOT_CARRIED = {
-    "bypass_mode": "the cheapest exact forward is chosen here by itself",
-    "rank_dropout_scale": "there is no such option here",
-    "loraplus_lr_ratio": "there is no LoRA+ here; use lr_scale in network.rules",
-    "loraplus_unet_lr_ratio": "there is no LoRA+ here; use lr_scale in network.rules",
-    "loraplus_text_encoder_lr_ratio": "there is no LoRA+ here; use lr_scale in network.rules",
-    "block_size": "it belongs to DyLoRA, which is not trained here",
-    "weight_decompose": "set network.dora instead",
-    **dict.fromkeys(
-        ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas", "down_lr_weight", "mid_lr_weight")
-        + ("up_lr_weight", "block_lr_zero_threshold"),
-        "write block-wise settings as network.rules",
-    ),
-}
 
 
 def import_network(config: TrainConfig, keys: Keys) -> None:
     """Fill `config.network` from the flat settings; raises ConfigError for a network that cannot be trained here."""
     network = config.network
-    args = keys.table(arguments(keys.take("network_args"), "network_args"), "network_args")
+    args = keys.table(keys.arguments("network_args"), "network_args")
     module = keys.text("network_module", "networks.lora")
     lycoris = module.startswith("lycoris")
-    network.algo = _algorithm(module, args)
+    network.algo = _algorithm(module, args, keys)
     # sd-scripts' own defaults, not ours.
     network.dim, alpha = keys.integer("network_dim", 4), keys.number("network_alpha", 1.0)
     network.alpha = alpha or "dim"  # as theirs take 0
@@ -88,30 +105,53 @@ def import_network(config: TrainConfig, keys: Keys) -> None:
     network.max_norm = keys.number("scale_weight_norms")
     for theirs, ours in SAME_BOOLEAN.items():
         setattr(network, ours, args.boolean(theirs))
+    on_output = args.boolean("wd_on_output", True)
     if network.dora:
-        network.dora_axis = "output" if args.boolean("wd_on_output", True) else "input"
-    args.take("wd_on_output")
-    asked = [args.boolean(name) for name in TUCKER]
-    network.tucker = any(asked) or not args.boolean("disable_conv_cp", True)
+        network.dora_axis = "output" if on_output else "input"
+    tucker = [args.boolean(name) for name in TUCKER]
+    network.tucker = any(tucker) | (not args.boolean("disable_conv_cp", True))
+    _whole_matrices(config, keys)
     _parts(config, keys)
-    _preset(config, args)
+    if lycoris:
+        _preset(config, args)
     _adapters(config, keys)
     for name in list(args.values):
-        args.leave(name, NOT_CARRIED.get(name, "this import does not know it"))
+        row = row_of(name, NETWORK_ARGS)
+        if row.fate == HARMLESS:
+            args.take(name)
+        args.leave(name, row.words, (*row.silent, "False", "false", "0", 0))
 
 
-def _algorithm(module: str, args: Keys) -> str:
+def _algorithm(module: str, args: Keys, keys: Keys) -> str:
     if module not in MODULES:
+        what = OTHER_MODULES.get(module, "not known here")
         raise ConfigError(
-            f"network_module is {module!r}; only {', '.join(MODULES)} can be imported, so set up this network by hand."
+            f"{keys.called('network_module')} is {shown(module)}, which is {what} and cannot be imported; what can are "
+            f"{', '.join(MODULES)}."
         )
+    if module in NEAREST:
+        keys.note("network_module", module, NEAREST[module])
     named = args.text("algo", "lora").lower()
     algo = MODULES[module] or ALGORITHMS.get(named)
     if algo is None:
         raise ConfigError(
-            f"network_args algo is {named!r}, which is not trained here; choose one of {', '.join(ALGORITHMS)}."
+            f"network_args algo is {shown(named)}, which is not trained here; choose one of {', '.join(ALGORITHMS)}."
         )
     return algo
+
+
+def _whole_matrices(config: TrainConfig, keys: Keys) -> None:
+    """LyCORIS is asked for whole matrices by a dim larger than any module; here `full_matrix` asks for them."""
+    network = config.network
+    if network.algo != "lokr" or max(network.dim, network.conv_dim) <= LARGEST_DIM:
+        return
+    if network.conv_dim and min(network.dim, network.conv_dim) <= LARGEST_DIM:
+        smaller = "network_dim" if network.dim <= LARGEST_DIM else "network_args.conv_dim"
+        reason = "the other dim asks for whole matrices, which LoKr has here for linear layers and convolutions alike"
+        keys.note(smaller, min(network.dim, network.conv_dim), reason)
+    network.full_matrix = True
+    network.dim = min(network.dim, LARGEST_DIM)
+    network.conv_dim = min(network.conv_dim, LARGEST_DIM)
 
 
 def _parts(config: TrainConfig, keys: Keys) -> None:
@@ -122,7 +162,7 @@ def _parts(config: TrainConfig, keys: Keys) -> None:
     cached = keys.boolean("cache_text_encoder_outputs") | keys.boolean("cache_text_encoder_outputs_to_disk")
     common = keys.number("learning_rate", 2e-6)
     unet = keys.number("unet_lr", common)
-    rates = numbers(keys.take("text_encoder_lr", common))
+    rates = keys.numbers("text_encoder_lr", [common]) or [common]
     te1, te2 = rates[0], rates[-1]
     network.train_unet = not te_only and unet > 0
     network.train_te = not (unet_only or cached) and (te1 > 0 or te2 > 0)
@@ -142,14 +182,13 @@ def _preset(config: TrainConfig, args: Keys) -> None:
         setattr(config.network, name, value)
     if config.network.conv_dim == 0:
         config.network.conv_alpha = "same"
+    if preset in MISSED and config.network.train_unet:
+        args.note("preset", preset, f"LyCORIS would also train {MISSED[preset]}, which are never trained here")
 
 
 def _adapters(config: TrainConfig, keys: Keys) -> None:
     config.network.start_from = keys.text("network_weights")
-    keys.leave("dim_from_weights", "dims are those of the configuration")
-    files, strengths = keys.take("base_weights", []), keys.take("base_weights_multiplier", [])
-    files = [files] if isinstance(files, str) else files
-    strengths = strengths if isinstance(strengths, list) else [strengths]
+    files, strengths = keys.texts("base_weights"), keys.numbers("base_weights_multiplier", [])
     for index, file in enumerate(files):
-        strength = float(strengths[index]) if index < len(strengths) else 1.0
+        strength = strengths[index] if index < len(strengths) else 1.0
         config.network.frozen_adapters.append(file if strength == 1 else f"{file}:{strength:g}")

@@ -1,74 +1,105 @@
-"""kohya's optimiser options (`optimizer_type`, `optimizer_args`, `lr_*`) as our optimiser."""
+"""kohya's optimiser options (`optimizer_type`, `optimizer_args`) as our optimiser."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 from adapter_lab.config import TrainConfig
-from adapter_lab.errors import ConfigError
-from adapter_lab.kohya.reading import Keys, arguments, numbers
+from adapter_lab.kohya.reading import Keys
 
 _ADAM: dict[str, Any] = {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01}
-# Their name in lower case -> our name, and the defaults of that package, which hold where optimizer_args is silent.
-OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "adamw": ("adamw", _ADAM),
-    "adamw8bit": ("adamw8bit", _ADAM),
-    "pagedadamw8bit": ("adamw8bit", _ADAM),
-    "lion": ("lion", {"betas": [0.9, 0.99], "weight_decay": 0.0}),
-    "adafactor": ("adafactor", {"weight_decay": 0.0}),
-    "prodigy": (
-        "prodigy",
-        {
-            "betas": [0.9, 0.999],
-            "eps": 1e-8,
-            "weight_decay": 0.0,
-            "decouple": True,
-            "use_bias_correction": False,
-            "safeguard_warmup": False,
-            "d0": 1e-6,
-            "d_coef": 1.0,
-            "growth_rate": 0.0,
-            "slice_p": 1,
-        },
-    ),
-    "prodigyplusschedulefree": (
+_LION: dict[str, Any] = {"betas": [0.9, 0.99], "weight_decay": 0.0}
+_PRODIGY: dict[str, Any] = {
+    "betas": [0.9, 0.999],
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "decouple": True,
+    "use_bias_correction": False,
+    "safeguard_warmup": False,
+    "d0": 1e-6,
+    "d_coef": 1.0,
+    "growth_rate": 0.0,
+    "slice_p": 1,
+}
+BOOLEAN = ("decouple", "use_bias_correction", "safeguard_warmup")
+# Adafactor's usual rate here, and AdamW's.
+USUAL_RATE = 1e-4
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """An optimiser of theirs: ours for it, and the defaults of its package, which hold where optimizer_args is silent.
+
+    `lost`: what is said where it becomes another one. `own_rate`: its rates mean nothing to ours.
+    """
+
+    ours: str
+    defaults: dict[str, Any] = field(default_factory=dict)
+    lost: str = ""
+    own_rate: bool = False
+
+
+def _nearest(ours: str, lost: str, own_rate: bool = False) -> Theirs:
+    defaults = {"adamw": _ADAM, "adamw8bit": _ADAM, "lion": _LION, "prodigy": {**_PRODIGY, "use_bias_correction": True}}
+    return Theirs(ours, defaults[ours], lost, own_rate)
+
+
+_ESTIMATES = "Prodigy is the nearest here, which estimates its rate as D-Adaptation does"
+_FREE = "AdamW is the nearest here, which does not average its steps; a schedule that falls makes up for it"
+_NOT_PAGED = "the same here, with a state that is not paged"
+_SGD = "AdamW is used instead"
+# By their name in lower case, without the package.
+OPTIMIZERS: dict[str, Theirs] = {
+    "adamw": Theirs("adamw", _ADAM),
+    "adamw8bit": Theirs("adamw8bit", _ADAM),
+    "pagedadamw": Theirs("adamw", _ADAM, _NOT_PAGED),
+    "pagedadamw32bit": Theirs("adamw", _ADAM, _NOT_PAGED),
+    "pagedadamw8bit": Theirs("adamw8bit", _ADAM, _NOT_PAGED),
+    "lion": Theirs("lion", _LION),
+    "lion8bit": Theirs("lion", _LION, "the same here, with a state of 32 bits"),
+    "pagedlion8bit": Theirs("lion", _LION, "the same here, with a state of 32 bits that is not paged"),
+    "adafactor": Theirs("adafactor", {"weight_decay": 0.0}),
+    "prodigy": Theirs("prodigy", _PRODIGY),
+    "prodigyplusschedulefree": Theirs(
         "prodigy-plus-schedule-free",
         {"betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 0.0, "d0": 1e-6, "d_coef": 1.0},
     ),
+    **{
+        name: _nearest("prodigy", _ESTIMATES)
+        for name in ("dadaptation", "dadaptadampreprint", "dadaptadagrad", "dadaptadam", "dadaptadan", "dadaptadanip")
+        + ("dadaptlion", "dadaptsgd")
+    },
+    "adamwschedulefree": _nearest("adamw", _FREE),
+    "radamschedulefree": _nearest("adamw", _FREE),
+    "sgdschedulefree": _nearest("adamw", _SGD, own_rate=True),
+    "sgdnesterov": _nearest("adamw", _SGD, own_rate=True),
+    "sgdnesterov8bit": _nearest("adamw", _SGD, own_rate=True),
+    "ademamix": _nearest("adamw", "AdamW is the nearest here, without the slow average"),
+    "ademamix8bit": _nearest("adamw8bit", "AdamW is the nearest here, without the slow average"),
+    "pagedademamix8bit": _nearest("adamw8bit", "AdamW is the nearest here, without the slow average"),
+    "came": _nearest("adamw", "AdamW is the nearest here; its state is larger than CAME's"),
 }
-BOOLEAN = ("decouple", "use_bias_correction", "safeguard_warmup")
-SCHEDULES = {
-    "constant": "constant",
-    "constant_with_warmup": "constant",
-    "cosine": "cosine",
-    "cosine_with_restarts": "cosine-restarts",
-    "linear": "linear",
-}
-ADAFACTOR_FIXED = {"relative_step": "False", "scale_parameter": "False", "warmup_init": "False"}
+UNKNOWN = _nearest("adamw", "this optimiser is not known here; AdamW is used instead", own_rate=True)
 
 
 def import_optimizer(config: TrainConfig, keys: Keys) -> None:
-    """Fill `config.optimizer`, but for the rates that the network import reads."""
+    """Fill `config.optimizer`, but for the schedule; the rates are those that the network import has read."""
     optimizer = config.optimizer
-    args = keys.table(arguments(keys.take("optimizer_args"), "optimizer_args"), "optimizer_args")
-    given = keys.text("optimizer_type", "AdamW8bit" if keys.boolean("use_8bit_adam") else "AdamW")
-    word = given.rsplit(".", 1)[-1].lower()
-    if word not in OPTIMIZERS:
-        raise ConfigError(
-            f"{keys.called('optimizer_type')} is {given!r}, which is not available here; choose one of "
-            f"{', '.join(dict.fromkeys(row[0] for row in OPTIMIZERS.values()))} in the imported file."
-        )
-    optimizer.name, defaults = OPTIMIZERS[word]
-    if word == "pagedadamw8bit":
-        keys.note("optimizer_type", given, "imported as adamw8bit, whose state is not paged")
-    for name, default in defaults.items():
+    args = keys.table(keys.arguments("optimizer_args"), "optimizer_args")
+    usual = "Lion" if keys.boolean("use_lion_optimizer") else "AdamW"
+    given = keys.text("optimizer_type", "AdamW8bit" if keys.boolean("use_8bit_adam") else usual)
+    theirs = OPTIMIZERS.get(given.rsplit(".", 1)[-1].lower(), UNKNOWN)
+    optimizer.name = theirs.ours
+    if theirs.lost:
+        keys.note("optimizer_type", given, theirs.lost)
+    for name, default in theirs.defaults.items():
         setattr(optimizer, name, _argument(args, name, default))
+    if theirs.own_rate:
+        _usual_rate(config, keys)
     if optimizer.name == "adafactor":
-        for name, ours in ADAFACTOR_FIXED.items():
-            value = args.text(name, "True" if name != "warmup_init" else "False")
-            if value.lower() != ours.lower():
-                args.note(name, value, f"Adafactor runs here with {name}={ours} and the configured rate")
+        _adafactor(config, args, keys)
     for name in list(args.values):
         args.leave(name, f"{optimizer.name} has no such option here")
     optimizer.gradient_accumulation = keys.integer("gradient_accumulation_steps", 1)
@@ -77,34 +108,39 @@ def import_optimizer(config: TrainConfig, keys: Keys) -> None:
 
 def _argument(args: Keys, name: str, default: Any) -> Any:
     if name == "betas":
-        return numbers(args.take(name, default))
+        betas = args.numbers(name, default)
+        if len(betas) != 2:
+            args.note(name, betas, "two are used here: the first two" if len(betas) > 2 else "two are needed here")
+        return betas[:2] if len(betas) >= 2 else default
     if name in BOOLEAN:
         return args.boolean(name, default)
     if name == "slice_p":
         return args.integer(name, default)
-    value = args.number(name, default)
-    return 0.0 if math.isinf(value) else value  # growth_rate: ours writes "unlimited" as 0
+    value = args.number(name, default, infinite=name == "growth_rate")
+    return 0.0 if math.isinf(value) else value  # ours writes "unlimited" as 0
 
 
-def import_schedule(config: TrainConfig, keys: Keys) -> None:
-    """Fill the schedule; needs the number of steps for a warm-up given as a share of them."""
+def _adafactor(config: TrainConfig, args: Keys, keys: Keys) -> None:
+    """Adafactor at the configured rate, which is what it is here; theirs by default chooses its steps itself."""
+    relative, warmup = args.boolean("relative_step", True), args.boolean("warmup_init")
+    if relative or warmup:
+        args.note("relative_step", True, "Adafactor chooses its own steps there; here it has a rate")
+        _usual_rate(config, keys)
+    if args.boolean("scale_parameter", True):
+        args.note(
+            "scale_parameter", True, "there a step is the rate times the size of the weights, here the rate itself"
+        )
+
+
+def _usual_rate(config: TrainConfig, keys: Keys) -> None:
+    """Rates of an optimiser that ours is not like: the largest becomes the usual one, the others in proportion."""
     optimizer = config.optimizer
-    schedule = keys.text("lr_scheduler", "constant")
-    if schedule in SCHEDULES:
-        optimizer.schedule = SCHEDULES[schedule]
-    else:
-        keys.note("lr_scheduler", schedule, "there is no such schedule here; constant is used")
-    cycles = keys.integer("lr_scheduler_num_cycles", 1)
-    if optimizer.schedule == "cosine-restarts":
-        optimizer.restarts = cycles
-    warmup = keys.number("lr_warmup_steps")
-    if 0 < warmup < 1 and config.run.steps:
-        warmup = round(warmup * config.run.steps)
-    elif 0 < warmup < 1:
-        keys.note("lr_warmup_steps", warmup, "a share of an unknown number of steps; set optimizer.warmup_steps")
-        warmup = 0
-    # Without "_with_warmup" sd-scripts' constant schedule takes no notice of it.
-    if schedule == "constant" and warmup:
-        keys.note("lr_warmup_steps", warmup, "sd-scripts ignores it with lr_scheduler constant")
-        warmup = 0
-    optimizer.warmup_steps = int(warmup)
+    rates = {name: getattr(optimizer, name) for name in ("lr", "te1_lr", "te2_lr")}
+    stated = [rate for rate in rates.values() if isinstance(rate, float)]
+    largest = max(stated, default=0.0)
+    if largest <= 0 or largest == USUAL_RATE:
+        return
+    for name, rate in rates.items():
+        if isinstance(rate, float):
+            setattr(optimizer, name, rate / largest * USUAL_RATE)
+    keys.note("learning_rate", largest, f"the rate belongs to that optimiser; {USUAL_RATE:g} is used for the largest")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from adapter_lab.config import TrainConfig
-from adapter_lab.kohya.dataset import NOT_CARRIED as NOT_CARRIED_OF_DATASETS
 from adapter_lab.kohya.reading import Keys
+from adapter_lab.kohya.table import OPTIONS
 
 # theirs -> (section, ours, kind); absent: our default, which is theirs too.
 SAME: dict[str, tuple[str, str, str]] = {
@@ -21,6 +20,8 @@ SAME: dict[str, tuple[str, str, str]] = {
     "save_every_n_steps": ("save", "every_steps", "integer"),
     "min_snr_gamma": ("loss", "min_snr_gamma", "number"),
     "debiased_estimation_loss": ("loss", "debiased", "boolean"),
+    "scale_v_pred_loss_like_noise_pred": ("loss", "v_as_epsilon", "boolean"),
+    "v_pred_like_loss": ("loss", "v_like", "number"),
     "noise_offset": ("loss", "noise_offset", "number"),
     "multires_noise_iterations": ("loss", "multires_noise_iterations", "integer"),
     "multires_noise_discount": ("loss", "multires_noise_discount", "number"),
@@ -29,63 +30,9 @@ SAME: dict[str, tuple[str, str, str]] = {
     "min_timestep": ("loss", "timestep_min", "integer"),
     "gradient_checkpointing": ("precision", "gradient_checkpointing", "boolean"),
 }
-LOSSES = {"l2": "mse", "huber": "huber", "smooth_l1": "smooth_l1"}
+LOSSES = {"l2": "mse", "l1": "l1", "huber": "pseudo_huber", "smooth_l1": "pseudo_smooth_l1"}
+HUBER_SCHEDULES = ("constant", "snr", "exponential")
 FORMATS = {"no": "fp32", "float": "fp32", "fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
-
-# What needs no setting here, and so is not worth a line in the list of what was left out.
-NOT_NEEDED = (
-    ("xformers", "sdpa", "mem_eff_attn", "cross_attention", "no_half_vae", "lowram", "highvram", "save_model_as")
-    + ("max_data_loader_n_workers", "persistent_data_loader_workers", "vae_batch_size", "save_state", "logging_dir")
-    + ("save_state_on_train_end", "log_with", "log_prefix", "log_tracker_name", "console_log_level")
-    + ("console_log_simple", "console_log_file", "noise_offset_type", "tokenizer_cache_dir", "deepspeed")
-    + ("ddp_timeout", "disable_mmap_load_safetensors", "wandb_api_key", "torch_compile", "dynamo_backend")
-    + ("no_metadata", "skip_cache_check", "cache_info", "vae_chunk_size", "text_encoder_batch_size")
-    + ("sdxl_no_half_vae", "config_file", "output_config", "dataset_class", "debug_dataset")
-)
-NOT_CARRIED = {
-    **NOT_CARRIED_OF_DATASETS,
-    "full_fp16": "adapter weights stay fp32 here, which loses nothing",
-    "full_bf16": "adapter weights stay fp32 here, which loses nothing",
-    "fp8_base_unet": "use precision.base_weights",
-    "adaptive_noise_scale": "there is no such option here",
-    "noise_offset_random_strength": "there is no such option here",
-    "ip_noise_gamma_random_strength": "there is no such option here",
-    "scale_v_pred_loss_like_noise_pred": "there is no such option here",
-    "v_pred_like_loss": "there is no such option here",
-    "weighted_captions": "captions are taken as plain text here",
-    "masked_loss": "set dataset.mask to file or alpha",
-    "lr_scheduler_power": "there is no polynomial schedule here",
-    "lr_scheduler_type": "only the built-in schedules can be chosen here",
-    "lr_scheduler_args": "only the built-in schedules can be chosen here",
-    "lr_decay_steps": "there is no such schedule here",
-    "lr_scheduler_timescale": "there is no such schedule here",
-    "lr_scheduler_min_lr_ratio": "there is no such schedule here",
-    "fused_backward_pass": "it belongs to full fine-tuning",
-    "resume": "go on with `adapter-lab resume` in a run folder of ours",
-    "initial_epoch": "go on with `adapter-lab resume` in a run folder of ours",
-    "initial_step": "go on with `adapter-lab resume` in a run folder of ours",
-    "skip_until_initial_step": "go on with `adapter-lab resume` in a run folder of ours",
-    "sample_every_n_steps": "pictures are made at each save",
-    "sample_every_n_epochs": "pictures are made at each save",
-    "sample_at_first": "pictures before the first step are made by default",
-    "sample_sampler": "the sampler is ours",
-    "save_last_n_steps": "use save.keep_last, a number of files",
-    "save_last_n_steps_state": "use save.keep_states",
-    "save_last_n_epochs_state": "use save.keep_states",
-    "huber_scale": "there is no such option here",
-    "training_comment": "metadata describe the run by themselves",
-    "multi_gpu": "one device is used",
-    "train_inpainting": "inpainting models are not trained here",
-    "vae_enable_tiling": "pictures are encoded whole",
-}
-
-# By the word before the first underscore.
-KINDS = {
-    "metadata": "metadata describe the run by themselves",
-    "huggingface": "nothing is uploaded",
-    "wandb": "nothing is uploaded",
-    "ddp": "one device is used",
-}
 
 
 def import_training(config: TrainConfig, keys: Keys, named: Callable[[str], str | None]) -> None:
@@ -101,23 +48,38 @@ def import_training(config: TrainConfig, keys: Keys, named: Callable[[str], str 
     _samples(config, keys, named)
 
 
-def list_the_rest(keys: Keys) -> None:
-    """Note every setting that nothing has taken."""
-    for name in NOT_NEEDED:
-        keys.take(name)
-    for name in list(keys.values):
-        kind = name.split("_")[0]
-        keys.leave(name, NOT_CARRIED.get(name) or KINDS.get(kind) or "this import does not know it")
-
-
 def _base(config: TrainConfig, keys: Keys) -> None:
     base = config.base
-    base.family = "sd2" if keys.boolean("v2") else "auto"
+    second = keys.boolean("v2")
+    base.family = "sd2" if second else "auto"
     base.prediction = "v_prediction" if keys.boolean("v_parameterization") else "auto"
     base.zero_terminal_snr = "yes" if keys.boolean("zero_terminal_snr") else "auto"
-    base.clip_skip = keys.integer("clip_skip")
-    keys.leave("tokenizer", "the tokenizer belongs to the base model")
+    base.clip_skip = _clip_skip(keys, second)
     config.dataset.token_chunks = max(1, keys.integer("max_token_length", 75) // 75)
+
+
+def _clip_skip(keys: Keys, second: bool) -> int:
+    """Ours for `clip_skip`: sd-scripts counts the layers of SD2 without the last, and ignores the setting for SDXL."""
+    sdxl, given = keys.boolean("sdxl"), keys.integer("clip_skip")
+    if not given:
+        return 0
+    if sdxl:
+        keys.note("clip_skip", given, "sd-scripts does not use it for SDXL; imported as 0, the family's usual layer")
+        return 0
+    if second:
+        ours = given + 1 if given > 1 else 0
+        keys.note("clip_skip", given, f"SD2's last layer is counted here, and not there; imported as {ours}")
+        return ours
+    if given == 1:
+        keys.note(
+            "clip_skip",
+            given,
+            "imported as 0, each family's usual layer: this one for SD 1.5; sd-scripts does not use it for SDXL",
+        )
+        return 0
+    if given > 2:  # 2 is what SDXL reads anyway
+        keys.note("clip_skip", given, "sd-scripts does not use it for SDXL; set it to 0 if the base is one")
+    return given
 
 
 def _loss(config: TrainConfig, keys: Keys) -> None:
@@ -127,13 +89,32 @@ def _loss(config: TrainConfig, keys: Keys) -> None:
         loss.type = LOSSES[loss_type]
     else:
         keys.note("loss_type", loss_type, "there is no such loss here; mse is used")
-    delta, schedule = keys.number("huber_c", 0.1), keys.text("huber_schedule", "snr")
-    if loss.type != "mse":
-        loss.huber_delta = delta
-        if schedule != "constant":
-            keys.note("huber_schedule", schedule, "huber_delta is the same for all timesteps here")
+    delta, schedule, scale = (
+        keys.number("huber_c", 0.1),
+        keys.text("huber_schedule", "snr"),
+        keys.number("huber_scale", 1),
+    )
+    if loss.type.startswith("pseudo"):
+        loss.huber_delta, loss.huber_schedule = delta, schedule
+        if schedule not in HUBER_SCHEDULES:
+            keys.note("huber_schedule", schedule, "there is no such schedule; constant is used")
+            loss.huber_schedule = "constant"
+        if schedule == "constant":
+            loss.huber_delta = delta * scale
+        elif schedule == "exponential" and scale != 1:
+            keys.note("huber_scale", scale, "it is used with a constant delta only here")
+    if loss.multires_noise_iterations:
+        name = "multires_noise_iterations"
+        keys.note(name, loss.multires_noise_iterations, OPTIONS[name].words)
+    if loss.min_snr_gamma and loss.debiased:
+        loss.debiased = False
+        keys.note("debiased_estimation_loss", True, "it is one of two weightings here, and min_snr_gamma is kept")
     # sd-scripts draws below max_timestep, we draw up to timestep_max.
     loss.timestep_max = keys.integer("max_timestep", 1000) - 1
+    weighted = loss.min_snr_gamma or loss.debiased or loss.v_as_epsilon
+    if config.base.zero_terminal_snr == "yes" and weighted:
+        reason = "the loss is weighted by the SNR of the rescaled schedule here, by that of the ordinary one there"
+        keys.note("zero_terminal_snr", True, reason)
 
 
 def _precision(config: TrainConfig, keys: Keys) -> None:
@@ -141,6 +122,9 @@ def _precision(config: TrainConfig, keys: Keys) -> None:
     config.precision.mixed = FORMATS.get(mixed, "auto")
     saved = keys.text("save_precision", "float")
     config.save.dtype = FORMATS.get(saved, "fp16")
+    for name, value in (("mixed_precision", mixed), ("save_precision", saved)):
+        if value and value not in FORMATS:
+            keys.note(name, value, "there is no such number format here")
     if keys.boolean("fp8_base"):
         config.precision.base_weights = "fp8"
     to_disk, cached = keys.boolean("cache_latents_to_disk"), keys.boolean("cache_latents")
@@ -153,11 +137,17 @@ def _budget(config: TrainConfig, keys: Keys) -> None:
     steps = keys.integer("max_train_steps", 1600)
     if not run.epochs:  # sd-scripts lets epochs win
         run.steps = steps
-    keep, every = keys.integer("save_last_n_epochs"), save.every_epochs
-    if keep and every:
-        save.keep_last = max(1, math.ceil(keep / every))
+    kept = [
+        math.ceil(keys.integer(f"save_last_n_{unit}") / every)
+        for unit, every in (("epochs", save.every_epochs), ("steps", save.every_steps))
+        if every > 0 and keys.values.get(f"save_last_n_{unit}")
+    ]
+    if kept:
+        save.keep_last = max(1, *kept)
+    for unit in ("epochs", "steps"):
+        keys.take(f"save_last_n_{unit}")
     ratio = keys.integer("save_n_epoch_ratio")
-    if ratio and run.epochs:
+    if ratio > 0 and run.epochs:
         save.every_epochs = max(1, run.epochs // ratio)
     elif ratio:
         keys.note("save_n_epoch_ratio", ratio, "the number of epochs is not known; set save.every_epochs")
@@ -165,19 +155,19 @@ def _budget(config: TrainConfig, keys: Keys) -> None:
 
 def _samples(config: TrainConfig, keys: Keys, named: Callable[[str], str | None]) -> None:
     """Prompts, given as lines or in a file: one per line, with options such as `--n negative --w 1024` behind them."""
-    given = keys.take("sample_prompts")
-    if given is None:
+    given = keys.texts("sample_prompts")
+    if not given:
         return
-    lines = given if isinstance(given, list) else []
-    if isinstance(given, str) and given.lower().endswith(".txt"):
-        lines = (named(given) or "").splitlines()
-    for line in (str(line).strip() for line in lines):
+    lines = given
+    if len(given) == 1 and "\n" not in given[0] and given[0].lower().endswith((".txt", ".toml", ".json")):
+        lines = (named(given[0]) or "").splitlines() if given[0].lower().endswith(".txt") else []
+    for line in (line.strip() for line in lines):
         if line and not line.startswith("#"):
             prompt, *options = line.split(" --")
             config.preview.prompts.append(prompt.strip())
             _sample_options(config, options, keys)
     if not config.preview.prompts:
-        keys.note("sample_prompts", given, "no prompts could be read from this file; set preview.prompts")
+        keys.note("sample_prompts", given[0], "no prompts could be read from this file; set preview.prompts")
 
 
 SAMPLE_OPTIONS = {"n": "negative", "w": "width", "h": "height", "d": "seed", "s": "steps", "l": "guidance"}
@@ -187,20 +177,17 @@ def _sample_options(config: TrainConfig, options: list[str], keys: Keys) -> None
     preview, first = config.preview, len(config.preview.prompts) == 1
     for option in options:
         letter, _, text = option.partition(" ")
-        name, value = SAMPLE_OPTIONS.get(letter), _read(text.strip())
+        name, text = SAMPLE_OPTIONS.get(letter), text.strip()
         if name is None:
             keys.note(f"sample_prompts --{letter}", text, "there is no such option here")
-        elif first:
-            kind = type(getattr(preview, name))
-            setattr(preview, name, kind(value) if isinstance(value, (int, float)) else str(value))
+            continue
+        kind = type(getattr(preview, name))
+        try:
+            value = kind(text)
+        except ValueError:
+            keys.note(f"sample_prompts --{letter}", text, "it is not of the kind that option has")
+            continue
+        if first:
+            setattr(preview, name, value)
         elif getattr(preview, name) != value and name != "seed":
             keys.note(f"sample_prompts --{letter}", text, f"preview.{name} is one for all prompts: the first one's")
-
-
-def _read(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

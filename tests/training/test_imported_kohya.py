@@ -1,0 +1,62 @@
+"""What the import of other people's settings files writes is trained: two steps of each case on a tiny base."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+
+import pytest
+
+from adapter_lab import config_file
+from adapter_lab.adapters.file import AdapterFile
+from adapter_lab.kohya import import_kohya
+from adapter_lab.training.loop import train
+from tests.support.kohya_cases import CASES
+from tests.support.training import draw_pictures, losses_of, tiny_base
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_pictures(tmp_path_factory.mktemp("pictures") / "pics", count=2)
+
+
+# Those that go ways of their own; the others are as long and learn less.
+ALWAYS = (
+    *("adafactor_relative.toml", "full_matrix.toml", "gui_typical.json", "multires_dataset.toml"),
+    *("opt_DAdaptAdam.toml", "opt_prodigyplus.toml", "vpred_debiased.toml"),
+)
+NAMES = [
+    pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow)
+    for name, case in CASES.items()
+    if not case.refused
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_imported_file_trains(tmp_path: Path, name: str, pictures: Path) -> None:
+    case = CASES[name]
+    given, written = tmp_path / name, tmp_path / "config.toml"
+    given.write_text(case.text, encoding="utf-8")
+    config_file.write(import_kohya(given).config, written)
+    config = config_file.load(written)
+    # The file's own places and sizes are another machine's; all else is what it says.
+    config.base.checkpoint = str(tiny_base(case.family, case.v_prediction))
+    config.dataset.folder = str(pictures) if config.dataset.folder else ""
+    for source in config.dataset.sources:
+        source.folder = str(pictures)
+    config.dataset.resolution = config.dataset.bucket_step = 64
+    config.dataset.bucket_min = config.dataset.bucket_max = 0
+    config.run.steps, config.run.epochs, config.run.batch_size = 2, 0, 1
+    config.run.output_folder, config.run.runs_folder = str(tmp_path / "out"), str(tmp_path / "runs")
+    config.optimizer.warmup_steps = min(1, config.optimizer.warmup_steps)
+    config.precision.device, config.precision.mixed = "cpu", "fp32"
+    if config.optimizer.name == "adamw8bit":
+        pytest.importorskip("bitsandbytes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = train(config)
+    assert result.steps == 2
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses_of(result.run_folder))
+    (file,) = (AdapterFile.open(path) for path in result.adapters)
+    assert len(file.modules) > 10
