@@ -98,6 +98,15 @@ class SourceConfig:
     repeats: int | Literal["auto"] = option(
         "auto", "Times each picture is used per epoch; auto: from an `N_name` folder, else 1; 0: not used.", minimum=0
     )
+    resolution: int | Literal["same"] = option(
+        "same", "Training resolution of this folder; same: the dataset's.", minimum=8, maximum=4096, unit="px"
+    )
+    bucket_min: int | Literal["same"] = option(
+        "same", "Shortest bucket side; same: the dataset's; 0: a quarter of the resolution.", minimum=0, unit="px"
+    )
+    bucket_max: int | Literal["same"] = option(
+        "same", "Longest bucket side; same: the dataset's; 0: twice the resolution.", minimum=0, unit="px"
+    )
     regularisation: bool = option(False, "Regularisation (class) pictures, weighted by `loss.prior_weight`.")
     trigger: str = option("", "Trigger word put in front of every caption of this folder.")
     class_tokens: str = option("", "Caption for pictures without a caption file; empty: from an `N_name` folder.")

@@ -323,13 +323,19 @@ def _multiples_of_8(config: TrainConfig) -> Iterator[Problem]:
         ("preview", "width"),
         ("preview", "height"),
     ):
-        value = getattr(getattr(config, section), name)
-        if value % 8:
-            yield Problem(
-                f"{section}.{name}",
-                f"{section}.{name} is {value} px, but must be a multiple of 8, the side of one latent value: "
-                f"take {round(value / 8) * 8 or 8}.",
-            )
+        yield from _multiple_of_8(f"{section}.{name}", getattr(getattr(config, section), name))
+    for index, source in enumerate(config.dataset.sources):
+        if not isinstance(source.resolution, str):
+            yield from _multiple_of_8(f"dataset.sources[{index}].resolution", source.resolution)
+
+
+def _multiple_of_8(name: str, value: int) -> Iterator[Problem]:
+    if value % 8:
+        yield Problem(
+            name,
+            f"{name} is {value} px, but must be a multiple of 8, the side of one latent value: "
+            f"take {round(value / 8) * 8 or 8}.",
+        )
 
 
 def _schedule(config: TrainConfig) -> Iterator[Problem]:

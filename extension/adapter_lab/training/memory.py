@@ -14,7 +14,7 @@ from adapter_lab.training import metadata
 from adapter_lab.training.bases.base import Base, open_base
 from adapter_lab.training.bases.families import FAMILIES
 from adapter_lab.training.budget import Budget
-from adapter_lab.training.dataset import scan
+from adapter_lab.training.dataset import largest_resolution, scan
 from adapter_lab.training.devices import FORMATS
 from adapter_lab.training.dry_run import DryRun, released_base
 from adapter_lab.training.network_plan import LayerPlan, plan_network
@@ -116,6 +116,7 @@ def _metadata(config: TrainConfig, base: Base) -> dict[str, str]:
     """The last file's metadata: with what the base and the pictures add where they are given."""
     resolution = config.dataset.resolution or base.resolution
     accumulation, batch = config.optimizer.gradient_accumulation, config.run.batch_size
+    largest = largest_resolution(config.dataset, base.resolution)
     entries: dict[str, str] = {}
     steps_per_epoch = 1
     if config.dataset.folder or config.dataset.sources:
@@ -125,7 +126,7 @@ def _metadata(config: TrainConfig, base: Base) -> dict[str, str]:
     total = Budget.of(config.run, steps_per_epoch).total_steps
     run = f"{config.run.name}-00000000-000000"  # as long as the name of a run folder
     known = base.metadata() if config.base.checkpoint else {}
-    describe = describe_adapter(config, run, known, entries, resolution, total, steps_per_epoch, metadata.run_clock())
+    describe = describe_adapter(config, run, known, entries, largest, total, steps_per_epoch, metadata.run_clock())
     return describe(total)
 
 
@@ -136,7 +137,7 @@ def _with_memory(result: Estimate, config: TrainConfig, base: Base, table: Mappi
     on_cuda = config.precision.device not in ("cpu", "mps")
     # A GPU that is not here is taken for one of the last years.
     number_format = config.precision.mixed if config.precision.mixed != "auto" else "bf16" if on_cuda else "fp32"
-    side = config.dataset.resolution or base.resolution
+    side = largest_resolution(config.dataset, base.resolution)
     phases = DryRun(config, base, table, FORMATS[number_format], side, on_cuda).phases()
     worst = max(phases, key=lambda phase: phase.total)
     overhead = {"CUDA context": CUDA_CONTEXT, "cuBLAS workspace": CUBLAS_WORKSPACE} if on_cuda else {}

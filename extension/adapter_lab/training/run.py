@@ -195,7 +195,7 @@ class Run:
             self.folder.path.name,
             base.metadata(),
             metadata.dataset_entries(dataset, config.run.batch_size, self.steps_per_epoch),
-            dataset.resolution,
+            max(dataset.resolutions),
             self.budget.total_steps,
             self.steps_per_epoch,
             self.started_at,

@@ -6,10 +6,11 @@ from adapter_lab.training.dataset.images import PictureError
 from adapter_lab.training.dataset.pixels import load_pixels, prefetch, stack_masks
 from adapter_lab.training.dataset.report import DatasetReport
 from adapter_lab.training.dataset.samples import Batch, Item, Sample
-from adapter_lab.training.dataset.scan import scan
+from adapter_lab.training.dataset.scan import largest_resolution, scan
 
 __all__ = [
     "scan",
+    "largest_resolution",
     "Dataset",
     "DatasetReport",
     "Item",

@@ -65,21 +65,21 @@ class Buckets:
         object.__setattr__(self, "all_sizes", self._full_area_sizes())
 
     @staticmethod
-    def from_config(config: DatasetConfig, resolution: int) -> Buckets:
-        """The buckets a configuration asks for; raises ConfigError when there could be none."""
+    def from_config(config: DatasetConfig, resolution: int, section: str = "dataset") -> Buckets:
+        """The buckets a configuration asks for; raises ConfigError, naming `section`, when there could be none."""
         step = config.bucket_step
         if step < 8 or step % 8:
             raise ConfigError(f"dataset.bucket_step is {step}; it must be a multiple of 8, the pixels of one latent.")
         if resolution < step:
             raise ConfigError(
-                f"dataset.resolution {resolution} is below dataset.bucket_step {step}; raise it or lower the step."
+                f"{section}.resolution {resolution} is below dataset.bucket_step {step}; raise it or lower the step."
             )
         shortest = _round_up(config.bucket_min or resolution // 4, step)
         longest = _round_down(config.bucket_max or 2 * resolution, step)
         if shortest > longest or shortest > resolution:
-            limit, name = min((longest, "dataset.bucket_max"), (resolution, "the resolution"))
+            limit, name = min((longest, f"{section}.bucket_max"), (resolution, "the resolution"))
             raise ConfigError(
-                f"dataset.bucket_min {shortest} (in steps of {step}) is above {name} {limit}; no bucket is left."
+                f"{section}.bucket_min {shortest} (in steps of {step}) is above {name} {limit}; no bucket is left."
             )
         return Buckets(resolution, step, shortest, longest, not config.buckets, config.upscale)
 

@@ -33,6 +33,11 @@ class Dataset:
     ignored: dict[str, int] = field(default_factory=dict)
     cache_folder: Path | None = None
 
+    @property
+    def resolutions(self) -> list[int]:
+        """Every training resolution of a picture (px), the smallest first."""
+        return sorted({item.source.resolution for item in self.items})
+
     def plan(self, epoch: int, batch_size: int, seed: int) -> list[Batch]:
         """The batches of an epoch (from 0) in order: a pure function of its arguments and the folder.
 

@@ -53,10 +53,10 @@ def folder_findings(listing: Listing, config: DatasetConfig) -> list[str]:
     return found
 
 
-def item_findings(items: Sequence[Item], config: DatasetConfig, resolution: int) -> list[str]:
+def item_findings(items: Sequence[Item], config: DatasetConfig) -> list[str]:
     """Findings about the pictures that are used."""
     found = _duplicate_findings(items)
-    small = [item for item in items if item.bucket[0] * item.bucket[1] < SMALL_AREA * resolution**2]
+    small = [item for item in items if item.bucket[0] * item.bucket[1] < SMALL_AREA * item.source.resolution**2]
     if small:
         found.append(
             f"{_items(small, 'picture')}: less than a quarter of the training resolution's area, so trained small; "
@@ -112,9 +112,10 @@ def remark_finding(remark: str, paths: Sequence[Path], what: str) -> str:
 
 def _duplicate_findings(items: Sequence[Item]) -> list[str]:
     """Pictures of equal content: by name, and as one sentence for folders that share many, such as two links to one."""
-    groups: dict[str, list[Path]] = {}
+    # The same picture at several resolutions is meant.
+    groups: dict[tuple[str, int], list[Path]] = {}
     for item in items:
-        groups.setdefault(item.digest, []).append(item.path)
+        groups.setdefault((item.digest, item.source.resolution), []).append(item.path)
     by_folders: dict[tuple[Path, ...], list[list[Path]]] = {}
     for group in groups.values():
         if len(group) > 1:

@@ -23,6 +23,8 @@ from adapter_lab.training.dataset.images import PICTURE_SUFFIXES, UNREAD_SUFFIXE
 
 CACHE_FOLDER_NAME = ".adapter-lab-cache"
 _KOHYA_FOLDER = re.compile(r"(\d+)_(.*)", re.DOTALL)
+# Options of a source that the dataset has for all; dataset.folder is one of those that have the dataset's.
+OWN_SIZES = ("resolution", "bucket_min", "bucket_max")
 _MASK_FOLDER = "masks"
 _MASK_STEM = ".mask"
 MOST_WAYS = 200
@@ -41,6 +43,14 @@ class Source:
     repeats: int | Literal["auto"]
     flip: bool
     is_regularisation: bool
+    resolution: int = 0
+    bucket_min: int = 0
+    bucket_max: int = 0
+
+    @property
+    def section(self) -> str:
+        """What its options are named after: "dataset", or "dataset.sources[0]"."""
+        return self.setting.rpartition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -69,17 +79,25 @@ class Listing:
     ignored: Counter[str] = field(default_factory=Counter)
 
 
-def sources_of(config: DatasetConfig) -> list[Source]:
-    """The sources of a configuration, in order; raises DatasetError for a folder that cannot be used."""
+def sources_of(config: DatasetConfig, resolution: int) -> list[Source]:
+    """The sources of a configuration, in order; `resolution` (px) is that of those without their own.
+
+    A folder may be given several times, each with a resolution of its own. Raises DatasetError for a folder that cannot
+    be used.
+    """
     given = _given(config)
     if not given:
         raise DatasetError("dataset.folder is empty; give the folder that holds the pictures to learn from.")
     sources: list[Source] = []
     for setting, options in given:
         root = _existing_folder(options.folder, setting)
+        side = resolution if isinstance(options.resolution, str) else options.resolution
         for other in sources:
-            if other.root == root:
-                raise DatasetError(f"{root} is given as {other.setting} and as {setting}; leave one of them out.")
+            if other.root == root and other.resolution == side:
+                raise DatasetError(
+                    f"{root} is given as {other.setting} and as {setting}, both at {side} px; leave one of them out or "
+                    "give one another resolution."
+                )
         sources.append(
             Source(
                 root=root,
@@ -90,6 +108,9 @@ def sources_of(config: DatasetConfig) -> list[Source]:
                 repeats=options.repeats,
                 flip=options.flip,
                 is_regularisation=options.regularisation,
+                resolution=side,
+                bucket_min=config.bucket_min if isinstance(options.bucket_min, str) else options.bucket_min,
+                bucket_max=config.bucket_max if isinstance(options.bucket_max, str) else options.bucket_max,
             )
         )
     return sources
@@ -99,9 +120,8 @@ def _given(config: DatasetConfig) -> list[tuple[str, SourceConfig]]:
     """Every folder a configuration names, with the setting that names it and its options."""
     given: list[tuple[str, SourceConfig]] = []
     if config.folder.strip():
-        shared = {
-            entry.name: getattr(config, entry.name) for entry in fields(SourceConfig) if hasattr(config, entry.name)
-        }
+        names = [entry.name for entry in fields(SourceConfig) if entry.name not in OWN_SIZES]
+        shared = {name: getattr(config, name) for name in names if hasattr(config, name)}
         given.append(("dataset.folder", SourceConfig(**shared)))
     given += [(f"dataset.sources[{index}].folder", source) for index, source in enumerate(config.sources)]
     if config.regularisation_folder.strip():
@@ -217,7 +237,7 @@ def _folder_options(folder: Path, source: Source) -> tuple[int, str, str]:
 def _no_repeats(source: Source, folder: str) -> str:
     """Why the pictures of a folder are not used."""
     if source.repeats == 0:
-        return f"the repeats of {source.setting.rpartition('.')[0]} are 0; set them to auto to use it"
+        return f"the repeats of {source.section} are 0; set them to auto to use it"
     return f"its folder {folder} asks for 0 repeats; rename the folder to use it"
 
 

@@ -23,13 +23,14 @@ _WIDTH = 100
 
 @dataclass(frozen=True)
 class FolderLine:
-    """One folder: its pictures, repeats, and whether they are regularisation pictures."""
+    """One folder: its pictures, repeats, training resolution (px), and whether they are regularisation pictures."""
 
     name: str
     path: str
     pictures: int
     repeats: int
     regularisation: bool
+    resolution: int
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,11 @@ class DatasetReport:
         for line in self.folders:
             kind = "  regularisation" if line.regularisation else ""
             times = f"x {line.repeats} per epoch" if line.repeats != 1 else ""
-            yield f"  {line.name:<{width}}  {line.pictures:>6} {times}{kind}".rstrip()
+            size = f"  at {line.resolution} px" if len(self._resolutions()) > 1 else ""
+            yield f"  {line.name:<{width}}  {line.pictures:>6} {times}{kind}{size}".rstrip()
+
+    def _resolutions(self) -> list[int]:
+        return sorted({line.resolution for line in self.folders})
 
     def _steps(self) -> Iterable[str]:
         batches = f"{_count(self.uses_per_epoch, 'use')} in {_count(self.batches_per_epoch, 'batch', 'batches')}"
@@ -100,7 +105,7 @@ class DatasetReport:
 
     def _buckets(self) -> Iterable[str]:
         yield (
-            f"Buckets    {len(self.buckets)} at resolution {self.resolution}; "
+            f"Buckets    {len(self.buckets)} at resolution {' and '.join(map(str, self._resolutions()))}; "
             f"cropping leaves {100 * self.kept_by_cropping:.1f}% of the pictures on average"
         )
         for line in self.buckets:
@@ -175,7 +180,14 @@ def _folders(items: Sequence[Item]) -> list[FolderLine]:
     for item in items:
         groups.setdefault((item.source.label, item.folder), []).append(item)
     return [
-        FolderLine(folder, str(group[0].source.root), len(group), group[0].repeats, group[0].is_regularisation)
+        FolderLine(
+            name=folder,
+            path=str(group[0].source.root),
+            pictures=len(group),
+            repeats=group[0].repeats,
+            regularisation=group[0].is_regularisation,
+            resolution=group[0].source.resolution,
+        )
         for (_, folder), group in groups.items()
     ]
 

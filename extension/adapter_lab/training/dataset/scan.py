@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from adapter_lab.config import DatasetConfig
@@ -36,8 +37,8 @@ def scan(config: DatasetConfig, resolution: int = 0, progress: Progress | None =
     resolution = resolution or config.resolution
     if resolution <= 0:
         raise ConfigError("dataset.resolution is 0 and no base model says which to use; set it, for example to 1024.")
-    buckets = Buckets.from_config(config, resolution)
-    sources = sources_of(config)
+    sources = sources_of(config, resolution)
+    buckets = {source.label: _buckets(config, source) for source in sources}
     cache = cache_folder(config, sources[0])
     apart = [source.root for source in sources] + ([cache] if cache is not None else [])
     listings = [list_source(source, config, apart) for source in sources]
@@ -48,7 +49,8 @@ def scan(config: DatasetConfig, resolution: int = 0, progress: Progress | None =
     items: list[Item] = []
     for source, listing in zip(sources, listings):
         remarks: dict[str, list[Path]] = {}
-        own = [item for found in listing.pictures if (item := _item(found, looked, buckets, config, listing, remarks))]
+        chosen = buckets[source.label]
+        own = [item for found in listing.pictures if (item := _item(found, looked, chosen, config, listing, remarks))]
         if not own:
             raise explain_empty(source, listing, config.recursive)
         items += own
@@ -57,7 +59,7 @@ def scan(config: DatasetConfig, resolution: int = 0, progress: Progress | None =
     if all(item.is_regularisation for item in items):
         raise DatasetError("There are only regularisation pictures; set dataset.folder to the pictures to learn from.")
     held_out = hold_out(items, config.validation_fraction)
-    warnings += item_findings(items, config, resolution)
+    warnings += item_findings(items, config)
     return Dataset(
         config=config,
         resolution=resolution,
@@ -68,6 +70,20 @@ def scan(config: DatasetConfig, resolution: int = 0, progress: Progress | None =
         ignored=dict(sum((listing.ignored for listing in listings), Counter()).most_common()),
         cache_folder=cache,
     )
+
+
+def _buckets(config: DatasetConfig, source: Source) -> Buckets:
+    sides = replace(config, bucket_min=source.bucket_min, bucket_max=source.bucket_max)
+    return Buckets.from_config(sides, source.resolution, source.section)
+
+
+def largest_resolution(config: DatasetConfig, usual: int) -> int:
+    """The largest training resolution (px) of all folders that are given; `usual`: the base model's."""
+    shared = config.resolution or usual
+    own = [shared if isinstance(source.resolution, str) else source.resolution for source in config.sources]
+    if config.folder.strip() or config.regularisation_folder.strip() or not own:
+        own.append(shared)
+    return max(own)
 
 
 def cache_folder(config: DatasetConfig, source: Source) -> Path | None:
