@@ -85,7 +85,12 @@ def test_presets_are_tables_of_variants(client: TestClient) -> None:
     assert len(found["eleven"]["variants"]) == 11
     assert found["eleven"]["variants"][0] == {
         "name": "LoRA",
-        "settings": {"network.algo": "lora", "network.dim": 32, "network.alpha": 16.0},
+        "settings": {
+            "network.algo": "lora",
+            "network.dim": 32,
+            "network.alpha": 16.0,
+            "network.train_te": False,
+        },
     }
     assert all(entry["title"] and entry["about"] for entry in found.values())
 

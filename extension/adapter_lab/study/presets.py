@@ -14,40 +14,38 @@ from adapter_lab.study.definition import Variant
 Settings = dict[str, Any]
 
 
-def _network(conv_dim: int = 0, train_te: bool = False, **values: Any) -> Settings:
+def _network(**values: Any) -> Settings:
     """Settings of the network by path; convolutions get the alpha of the rest."""
-    if conv_dim:
-        values["conv_dim"] = conv_dim
-    if train_te:
-        values["train_te"] = True
     return {f"network.{name}": value for name, value in values.items()}
 
 
 def eleven(dim: int = 32, loha: int = 16, small_loha: int = 6, block: int = 16, scale: float = 0.5) -> list[Variant]:
     """The study's eleven: every type but the first with text encoders, from LoCon on with convolutions.
 
-    `dim` is the rank of all but LoHa, whose two are `loha` and `small_loha`, and diag-OFT, whose blocks have the size
-    `block`; alpha is `scale` times the dim.
+    `dim` is the rank of all but LoHa, whose two are `loha` and `small_loha`, GLoRA, whose two pairs per layer have half
+    of it, and diag-OFT, whose blocks have the size `block`; alpha is `scale` times the rank. Where a type knows Tucker's
+    decomposition of 3x3 convolutions, it is on: the sizes of the study's files show that.
     """
 
-    def alphas(rank: int) -> Settings:
-        return {"dim": rank, "alpha": scale * rank}
+    def ranked(algo: str, rank: int, **options: Any) -> Settings:
+        return _network(algo=algo, dim=rank, alpha=scale * rank, **options)
 
-    def lokr(**options: Any) -> Settings:
-        return _network(algo="lokr", conv_dim=dim, train_te=True, **alphas(dim), **options)
+    def convolved(algo: str, rank: int, **options: Any) -> Settings:
+        return ranked(algo, rank, conv_dim=rank, train_te=True, **options)
 
     table: dict[str, Settings] = {
-        "LoRA": _network(algo="lora", **alphas(dim)),
-        "LoRA+TE": _network(algo="lora", train_te=True, **alphas(dim)),
-        "LoCon": _network(algo="lora", conv_dim=dim, train_te=True, **alphas(dim)),
-        f"LoHa {loha}": _network(algo="loha", conv_dim=loha, train_te=True, **alphas(loha)),
-        f"LoHa {small_loha}": _network(algo="loha", conv_dim=small_loha, train_te=True, **alphas(small_loha)),
-        "LoKr f0": lokr(factor=0),
-        "LoKr f2": lokr(factor=2),
-        "LoKr f4": lokr(factor=4),
+        # Said, not left out: what the variants share may train text encoders.
+        "LoRA": ranked("lora", dim, train_te=False),
+        "LoRA+TE": ranked("lora", dim, train_te=True),
+        "LoCon": convolved("lora", dim, tucker=True),
+        f"LoHa {loha}": convolved("loha", loha, tucker=True),
+        f"LoHa {small_loha}": convolved("loha", small_loha, tucker=True),
+        "LoKr f0": convolved("lokr", dim, tucker=True, factor=0),
+        "LoKr f2": convolved("lokr", dim, tucker=True, factor=2),
+        "LoKr f4": convolved("lokr", dim, tucker=True, factor=4),
         # The second factor is whole, so that it has neither dim nor alpha.
         "LoKr full": _network(algo="lokr", factor=4, full_matrix=True, conv_dim=dim, train_te=True),
-        "GLoRA": _network(algo="glora", conv_dim=dim, train_te=True, **alphas(dim)),
+        "GLoRA": convolved("glora", dim // 2),
         "diag-OFT": _network(algo="diag-oft", dim=block, conv_dim=block, train_te=True),
     }
     return [Variant(name, settings) for name, settings in table.items()]
