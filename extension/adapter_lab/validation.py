@@ -26,6 +26,7 @@ from adapter_lab.config import (
     words_of,
 )
 from adapter_lab.errors import ConfigError
+from adapter_lab.prospects import prospects
 
 
 @dataclass(frozen=True)
@@ -447,12 +448,16 @@ def clip_skip_advice(family: str, clip_skip: int) -> str:
     )
 
 
-def advice(config: TrainConfig) -> list[str]:
-    """Sentences about settings that are allowed but that people seldom mean."""
+def advice(config: TrainConfig, steps_per_epoch: int = 0) -> list[str]:
+    """Sentences about settings that are allowed but that people seldom mean.
+
+    `steps_per_epoch`: optimiser steps, for what a budget of epochs comes to; 0: not known.
+    """
     o, found = config.optimizer, _parts_at_rest(config)
     if sentence := clip_skip_advice(config.base.family, config.base.clip_skip):
         found.append(sentence)
-    if o.name in PRODIGIES and o.lr not in ("auto", 0.0, 1.0):
+    # What is smaller by far is no matter of taste, and is among the prospects.
+    if o.name in PRODIGIES and o.lr != "auto" and o.lr >= 0.1 and o.lr != 1.0:
         found.append(
             f"optimizer.lr is {_shown(o.lr)}; {o.name} finds its rate itself and expects 1: change d_coef to learn "
             "faster or slower."
@@ -462,20 +467,13 @@ def advice(config: TrainConfig) -> list[str]:
             "optimizer.schedule is cosine-restarts; Prodigy's estimate does not follow a rate that rises again: "
             "constant or cosine suit it."
         )
-    if config.run.steps and o.warmup_steps >= config.run.steps:
-        found.append(
-            f"optimizer.warmup_steps {o.warmup_steps} is not below run.steps {config.run.steps}: the full learning "
-            "rate is never reached."
-        )
-    if o.warmup_ratio == 1:
-        found.append("optimizer.warmup_ratio is 1, the whole budget: the full learning rate is never reached.")
     network = config.network
     if network.algo in ("lora", "loha", "glora") and network.alpha != "dim" and network.alpha > 2 * network.dim:
         found.append(
             f"network.alpha {network.alpha:g} is more than twice network.dim {network.dim}: updates are scaled up, "
             "which often diverges."
         )
-    return found
+    return found + prospects(config, steps_per_epoch)
 
 
 def _parts_at_rest(config: TrainConfig) -> list[str]:

@@ -23,13 +23,19 @@ export class Chart {
         this.place = h("div", { class: "al-plot" });
         this.last = h("b", { class: "al-chart-last" });
         this.empty = h("p", { class: "al-quiet" }, nothing);
-        this.element = h("figure", { class: "al-chart" }, h("figcaption", {}, h("span", {}, title), this.last), this.empty, this.place);
+        this.title = h("span", {}, title);
+        this.element = h("figure", { class: "al-chart" }, h("figcaption", {}, this.title, this.last), this.empty, this.place);
         this.plot = null;
         this.key = "";
         this.lines = [];
         this.data = [[]];
         new ResizeObserver(() => this.#resize()).observe(this.place);
         new MutationObserver(() => this.#again()).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    }
+
+    /** Put another title over it. @param {string} title */
+    call(title) {
+        setText(this.title, title);
     }
 
     /** @param {Line[]} lines @param {(number|null)[][]} data x first, then a row per line @param {string} [last] */

@@ -2,7 +2,7 @@
 import { Chart, smoothed } from "./charts.js";
 import { h } from "./dom.js";
 import { number, size } from "./format.js";
-import { S } from "./strings.js";
+import { S, put } from "./strings.js";
 
 const COLORS = ["--al-line-1", "--al-line-2", "--al-line-3", "--al-line-4", "--al-line-5", "--al-line-6"];
 /** Steps of the memory axis: 64 MB to 64 GB. */
@@ -42,9 +42,13 @@ export class Curves {
         const smooth = smoothed(loss.mean, Number(this.weight.value));
         this.#drawLoss(steps, loss, smooth);
         const parts = [...rates];
+        const lines = parts.map(([part], index) => ({ label: PARTS[part] ?? part, color: COLORS[index % COLORS.length] }));
+        const cap = this.series.cap();
+        if (cap) lines.push({ label: put(S.charts.cap, number(this.series.growth)), color: "--al-quiet", width: 1, dash: [4, 4] });
+        this.rate.call(this.series.estimates.size ? S.charts.estimatedRate : S.charts.rate);
         this.rate.draw(
-            parts.map(([part], index) => ({ label: PARTS[part] ?? part, color: COLORS[index % COLORS.length] })),
-            [steps, ...parts.map(([, row]) => row)],
+            lines,
+            [steps, ...parts.map(([, row]) => row), ...(cap ? [cap] : [])],
             parts.map(([, row]) => number(row.at(-1))).join(" / "),
         );
         this.speed.draw([{ label: S.charts.speed, color: COLORS[2] }], [steps, speed], number(speed.at(-1)));

@@ -31,6 +31,8 @@ export class Form {
         this.events = new EventTarget();
         this.resolveSoon = debounced(PAUSE_MS, () => this.resolve());
         this.asked = 0;
+        /** Optimiser steps per epoch, once the pictures were read: what a budget of epochs comes to. */
+        this.stepsPerEpoch = 0;
         /** The last asking. @type {Promise<void>} */
         this.latest = Promise.resolve();
     }
@@ -109,7 +111,7 @@ export class Form {
         const asked = ++this.asked;
         this.newer.clear();
         try {
-            const resolved = await this.api.post("/config/resolve", { settings: this.values() });
+            const resolved = await this.api.post("/config/resolve", { settings: this.values(), steps_per_epoch: this.stepsPerEpoch });
             if (asked !== this.asked) return this.latest;
             this.resolved = resolved;
             this.refused = "";

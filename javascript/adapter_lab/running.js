@@ -150,6 +150,7 @@ class Running {
             if (id !== this.id || !this.visible) return;
             this.#take(detail);
             this.series.load(series);
+            this.series.growth = detail.growth_rate ?? 0;
             this.series.validate(detail.validation ?? []);
             this.curves.draw();
             this.living = LIVING.includes(detail.state);

@@ -166,7 +166,9 @@ export const S = {
     charts: {
         title: "Charts",
         loss: "Loss",
-        rate: "Effective learning rate",
+        rate: "Learning rate",
+        estimatedRate: "Learning rate in effect: d x lr, d being the optimiser's estimate",
+        cap: "most that d's growth of {0} per step allows",
         speed: "Seconds per step",
         memory: "Memory",
         raw: "raw",

@@ -70,7 +70,13 @@ export function summary(app, form, dataset, started) {
         estimates.soon();
     });
     form.on("changed", draw);
-    dataset.on(draw);
+    dataset.on(() => {
+        draw();
+        const steps = dataset.report?.steps_per_epoch ?? 0;
+        if (steps === form.stepsPerEpoch) return;
+        form.stepsPerEpoch = steps;
+        if (form.get("run.epochs")) form.resolve();
+    });
     app.store.on("runs", draw);
     app.store.on("queue", draw);
     draw();

@@ -241,7 +241,7 @@ def rates(d: float) -> dict:
 def test_an_estimate_that_stays_where_it_began_is_said_and_one_that_found_its_rate_is_not():
     assert findings(fed([rates(1e-6)] * 199)) == []
     (sentence,) = findings(fed([rates(1e-6)] * 200))
-    assert "still 1.0e-06 after 200 steps" in sentence
+    assert "is still at its start 1.0e-06 in 200 steps" in sentence
     assert findings(fed([rates(1e-6)] * 50 + [rates(4e-4)] * 1000)) == []
     (sentence,) = findings(fed([rates(1e-6)] * 50 + [rates(4e-6)] * 600))
     assert "stopped growing at 4.0e-06" in sentence

@@ -72,7 +72,7 @@ def delete_preset(context: Context, call: Call) -> dict[str, Any]:
 
 def resolve(context: Context, call: Call) -> dict[str, Any]:
     base = own_presets.configuration(call["preset"], own(context))
-    found = settings.resolved(call["settings"], base, call["drop_ignored"])
+    found = settings.resolved(call["settings"], base, call["drop_ignored"], call["steps_per_epoch"])
     config, _ = settings.from_flat(call["settings"], base)
     if not call.public:  # whether a file is there is not for everybody to know
         wrong = {problem["setting"] for problem in found["problems"]}
@@ -174,6 +174,14 @@ ROUTES = (
             Parameter("preset", "text", "preset that the settings are put on", ""),
             SETTINGS,
             Parameter("drop_ignored", "on or off", "set what has no effect back to its default, with a remark", False),
+            Parameter(
+                "steps_per_epoch",
+                "whole number",
+                "optimiser steps, for remarks on a budget of epochs; 0: not known",
+                0,
+                minimum=0,
+                maximum=2**31 - 1,
+            ),
         ),
     ),
     Route(

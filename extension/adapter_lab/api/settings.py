@@ -166,7 +166,9 @@ def understood(values: Mapping[str, Any]) -> TrainConfig:
     return config
 
 
-def resolved(values: Mapping[str, Any], base: TrainConfig, drop_ignored: bool) -> dict[str, Any]:
+def resolved(
+    values: Mapping[str, Any], base: TrainConfig, drop_ignored: bool, steps_per_epoch: int = 0
+) -> dict[str, Any]:
     """What settings come to on top of a preset: all values, which are used, and what is wrong or rarely meant."""
     config, found = from_flat(values, base)
     remarks: list[str] = []
@@ -182,5 +184,5 @@ def resolved(values: Mapping[str, Any], base: TrainConfig, drop_ignored: bool) -
             f"{section}.{name}": ignored_because(config, section, name) is None for section, name, _ in settings()
         },
         "problems": [dataclasses.asdict(problem) for problem in found],
-        "remarks": remarks + advice(config),
+        "remarks": remarks + advice(config, steps_per_epoch),
     }

@@ -49,6 +49,8 @@ def _finished(result: Any, as_json: bool) -> int:
         text += f" {result.seconds_per_step:.2f} s/it, loss {result.final_loss:.4f}."
     if result.adapters:
         text += f"\nAdapter: {result.adapters[-1]}"
+    for sentence in result.findings:
+        text += f"\nWarning: {sentence}"
     return _show(values, text, as_json)
 
 

@@ -1,7 +1,12 @@
-"""What to say while a run goes on: its speed has collapsed, or Prodigy's estimate stays small."""
+"""What to say of a run from its steps: its speed has collapsed, or Prodigy's estimate is held or stays small."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from adapter_lab.prospects import USEFUL, steps_until
 from adapter_lab.runs.state import WINDOW, RunState
 
 COLLAPSED = 3.0
@@ -11,9 +16,10 @@ STILL_UNCHANGED = 500
 GROWN = 10.0
 
 
-def findings(state: RunState) -> list[str]:
-    """Sentences on the steps so far; none where all is as it should be."""
-    return [sentence for sentence in (speed_collapse(state), stalled_estimate(state)) if sentence]
+def findings(state: RunState, ended: bool = False) -> list[str]:
+    """Sentences on the steps so far, of a run that goes on or that has ended; none where all is as it should be."""
+    found = ("" if ended else speed_collapse(state), held_estimate(state, ended), stalled_estimate(state, ended))
+    return [sentence for sentence in found if sentence]
 
 
 def speed_collapse(state: RunState) -> str:
@@ -31,17 +37,68 @@ def speed_collapse(state: RunState) -> str:
     )
 
 
-def stalled_estimate(state: RunState) -> str:
-    """A sentence where Prodigy's d is still about what it began with; else ""."""
-    for name, column in state.series.columns.items():
-        if not name.startswith("d/") or len(column) < STILL_AT_START:
+def held_estimate(state: RunState, ended: bool) -> str:
+    """A sentence where Prodigy's d is or was held by its limit for most of the run; else "".
+
+    It is read from the steps themselves: an estimate at its limit grows by the same factor in every step.
+    """
+    total = max(state.steps_expected(), state.step)
+    for part, estimates in _estimates(state):
+        # An estimate never falls.
+        useful = bisect_left(estimates, USEFUL)
+        if useful <= total / 2 and useful < len(estimates):
             continue
+        growth = _constant_growth(estimates[max(0, useful - WINDOW) : useful])
+        if growth is None:
+            continue
+        asked = next(iter(state.series.recent(f"d_hat/{part}", 1)), 0.0)
+        wanted = f", where the gradients ask for {asked:.1e}" if asked > estimates[-1] else ""
+        needed = useful if useful < len(estimates) else useful + steps_until(estimates[-1], growth)
+        held = f"Prodigy's estimate d for {part} {'was' if ended else 'is'} held by its limit, {growth:.4g} per step: "
+        if needed <= total / 2:
+            continue
+        if useful < len(estimates):
+            how = f"it reached {USEFUL:g}, about what adapters need, only at step {needed:,} of {total:,}, so most of "
+            return f"{held}{how}the run learned little. {_remedy(needed, total, ended)}"
+        learns = "learned" if ended else "learns"
+        how = (
+            f"it is {estimates[-1]:.1e} at step {len(estimates):,}{wanted}, and adapters need about {USEFUL:g}, so the "
+        )
+        return f"{held}{how}run {learns} next to nothing. {_remedy(needed, total, ended)}"
+    return ""
+
+
+def _remedy(needed: int, total: int, ended: bool) -> str:
+    longer = "" if needed <= total else f", or resume this one with run.steps {2 * needed:,} or more"
+    return f"Start a new run with optimizer.growth_rate auto{longer}."
+
+
+def _estimates(state: RunState) -> Iterator[tuple[str, Sequence[float]]]:
+    """(part, d of every step) of each part that Prodigy trains."""
+    for name, column in state.series.columns.items():
+        if name.startswith("d/") and len(column):
+            yield name.removeprefix("d/"), column
+
+
+def _constant_growth(estimates: Sequence[float]) -> float | None:
+    """The factor above 1 by which a stretch of estimates grows in every step; None where it does not."""
+    if len(estimates) < WINDOW or not all(value > 0 for value in estimates):
+        return None
+    factors = [after / before for before, after in pairwise(estimates)]
+    return factors[-1] if min(factors) > 1 + 1e-6 and max(factors) - min(factors) < 1e-6 else None
+
+
+def stalled_estimate(state: RunState, ended: bool) -> str:
+    """A sentence where Prodigy's d is still about what it began with, and small; else ""."""
+    for part, column in _estimates(state):
         first, last = column[0], column[-1]
-        part = name.removeprefix("d/")
+        if len(column) < (WINDOW if ended else STILL_AT_START) or last >= USEFUL:
+            continue
         if last <= first * 1.01:
             return (
-                f"Prodigy's estimate d for {part} is still {last:.1e} after {len(column)} steps, so hardly anything is "
-                "learned: look at the captions and pictures, or raise optimizer.d_coef or optimizer.d0."
+                f"Prodigy's estimate d for {part} {'never left' if ended else 'is still at'} its start {first:.1e} in "
+                f"{len(column):,} steps, so hardly anything {'was' if ended else 'is'} learned: look at the captions "
+                f"and pictures, or start a new run with optimizer.d0 {USEFUL:g} or a larger optimizer.d_coef."
             )
         if len(column) >= STILL_UNCHANGED and last < GROWN * first and column[-STILL_UNCHANGED] >= last:
             return (

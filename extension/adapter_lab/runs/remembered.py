@@ -20,7 +20,7 @@ from adapter_lab import files
 from adapter_lab.runs.state import RunState
 
 FILE = "events.read.npz"
-VERSION = 1  # to be raised when a RunState comes to something else from the same events
+VERSION = 2  # to be raised when a RunState comes to something else from the same events
 LEAST_BYTES = 1 << 17  # of log, below which reading it all again takes a few milliseconds
 COMPARED_BYTES = 4096
 

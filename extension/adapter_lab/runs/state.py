@@ -32,6 +32,7 @@ class RunState:
         self.sitting_at: float | None = None
         self.last_at: float | None = None
         self.total_steps = 0
+        self.growth_rate: float | None = None
         self.phase = ""
         self.preparing: Event | None = None
         self.state_step = 0
@@ -122,6 +123,8 @@ class RunState:
     def _training(self, event: Event) -> None:
         self.phase, self.preparing = "training", None
         self.total_steps = int(event["total_steps"])
+        if "growth_rate" in event:
+            self.growth_rate = float(event["growth_rate"])
 
     def _steps(self, events: list[Event]) -> None:
         before = len(self.series)

@@ -23,8 +23,8 @@ def eleven(dim: int = 32, loha: int = 16, small_loha: int = 6, block: int = 16, 
     """The study's eleven: every type but the first with text encoders, from LoCon on with convolutions.
 
     `dim` is the rank of all but LoHa, whose two are `loha` and `small_loha`, GLoRA, whose two pairs per layer have half
-    of it, and diag-OFT, whose blocks have the size `block`; alpha is `scale` times the rank. Where a type knows Tucker's
-    decomposition of 3x3 convolutions, it is on: the sizes of the study's files show that.
+    of it, and diag-OFT, whose blocks have the size `block`; alpha is `scale` times the rank. Tucker's decomposition of
+    3x3 convolutions is on where a type has it: the sizes of the study's files show that.
     """
 
     def ranked(algo: str, rank: int, **options: Any) -> Settings:

@@ -51,11 +51,6 @@ class Budget:
         limits = [limit for limit in (self.steps, self.epochs * self.steps_per_epoch) if limit]
         return min(limits, default=0)
 
-    @property
-    def known_steps(self) -> int:
-        """Steps that the run will take; 0 where time may end it earlier."""
-        return 0 if self.minutes else self.total_steps
-
     def progress(self, step: int, seconds: float) -> float:
         """Share of the budget used after `step` steps and `seconds` of training, in [0, 1]; 0 without any limit."""
         share = step / self.total_steps if self.total_steps else 0.0

@@ -15,10 +15,12 @@ from torch import Tensor
 from adapter_lab import config_file
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError
-from adapter_lab.prospects import fitted
+from adapter_lab.prospects import fitted, known_steps, prospects
 from adapter_lab.runs.events import read_events
+from adapter_lab.runs.findings import findings
 from adapter_lab.runs.folder import LOG, AdapterFiles, RunFolder, remove_leftovers
 from adapter_lab.runs.requests import Requested
+from adapter_lab.runs.state import RunState
 from adapter_lab.training import metadata
 from adapter_lab.training.averages import MovingAverage
 from adapter_lab.training.blame import blame
@@ -48,7 +50,8 @@ class RunResult:
 
     `adapters`: files that are kept, oldest first. `seconds`: training time, without loading, saving and sample
     pictures. `final_loss`: mean over the last 50 steps. `peak_bytes`: on CUDA allocated, else resident above the start,
-    while training. `pictures`: loss per picture corrected for noise level, the hardest first.
+    while training. `pictures`: loss per picture corrected for noise level, the hardest first. `findings`: sentences
+    on what the steps show, such as an estimate of the learning rate that was held back.
     """
 
     run_folder: Path
@@ -60,6 +63,7 @@ class RunResult:
     peak_bytes: int
     seconds_per_step: float
     pictures: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
 
 
 class Run:
@@ -185,7 +189,10 @@ class Run:
         self.steps_per_epoch = -(-dataset.batches_per_epoch(config.run.batch_size) // o.gradient_accumulation)
         self.budget = Budget.of(config.run, self.steps_per_epoch)
         self.points = SavingPoints(config.save, self.steps_per_epoch)
-        o = fitted(config, self.budget.known_steps)
+        for sentence in prospects(config, self.steps_per_epoch):
+            if sentence not in prospects(config):  # which were said before the pictures were read
+                self.records.warning(sentence)
+        o = fitted(config, known_steps(config.run, self.steps_per_epoch))
         optimizer = build_optimizer(rate_groups(prepared.network.parameters_by_part(), o), o)
         self.optimizer = optimizer
         self.stepper = self.machine.accelerator.prepare_optimizer(optimizer, device_placement=False)
@@ -353,6 +360,7 @@ class Run:
             peak_bytes=self.memory.peak(),
             seconds_per_step=seconds / step if step else 0.0,
             pictures=pictures,
+            findings=self._findings(),
         )
         self._name_hard_pictures(pictures)
         self.records.event(
@@ -366,8 +374,18 @@ class Run:
             loading_peak_bytes=loading_peak,
             adapters=[str(path) for path in result.adapters],
             pictures=pictures,
+            findings=result.findings,
         )
         return result
+
+    def _findings(self) -> list[str]:
+        """What the steps of all sittings show."""
+        state = RunState()
+        state.feed(read_events(self.folder.events))
+        found = findings(state, ended=True)
+        for sentence in found:
+            LOG.warning(sentence)
+        return found
 
     def _name_hard_pictures(self, pictures: list[dict[str, Any]]) -> None:
         """Say which pictures were not learned, if any."""

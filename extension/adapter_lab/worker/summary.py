@@ -62,7 +62,8 @@ class RunDetail(RunSummary):
 
     `config`: section -> setting -> value. `samples`: {step, file, prompt, index, baseline}. `pictures`: those learned
     worst first, {picture, relative_loss, first, visits, not_learned, path, caption}. `messages`: {time, event, message}
-    of notes and warnings. `report`: the dataset's. `offset`: how far the event log was read.
+    of notes and warnings. `report`: the dataset's. `growth_rate`: the largest growth of Prodigy's estimate d per step,
+    0 for any, None for other optimisers. `offset`: how far the event log was read.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
@@ -73,6 +74,7 @@ class RunDetail(RunSummary):
     messages: list[dict[str, Any]] = field(default_factory=list)
     validation: list[dict[str, Any]] = field(default_factory=list)
     report: dict[str, Any] | None = None
+    growth_rate: float | None = None
     preparing: dict[str, Any] | None = None
     saved_state_step: int = 0
     device: str = ""
@@ -108,7 +110,7 @@ def summarise(folder: RunFolder, state: RunState, name: str, algo: str, queued: 
         message=message,
         adapters=adapters,
         tag=f"<lora:{Path(adapters[-1]['path']).stem}:1>" if adapters else None,
-        warnings=[*(findings(state) if living else ()), *_said(state, "warning")[-MOST_WARNINGS:]],
+        warnings=[*findings(state, ended=not living), *_said(state, "warning")[-MOST_WARNINGS:]],
     )
 
 
@@ -125,12 +127,22 @@ def detailed(summary: RunSummary, folder: RunFolder, state: RunState, config: di
         messages=[{key: event.get(key) for key in ("time", "event", "message")} for event in state.messages],
         validation=[{"step": event["step"], "loss": event["loss"]} for event in state.validation],
         report=state.report,
+        growth_rate=_growth_rate(state, config),
         preparing=state.preparing,
         saved_state_step=state.state_step,
         device=state.device,
         log=log_tail(folder, LOG_LINES),
         offset=offset,
     )
+
+
+def _growth_rate(state: RunState, config: dict[str, Any]) -> float | None:
+    """As the run's log says it; logs of older releases do not, but their settings have the number."""
+    if state.growth_rate is not None:
+        return state.growth_rate
+    optimizer = config.get("optimizer", {})
+    stated = optimizer.get("growth_rate")
+    return stated if optimizer.get("name") == "prodigy" and isinstance(stated, float) else None
 
 
 def present_state(folder: RunFolder, state: RunState, queued: bool) -> tuple[str, str]:
