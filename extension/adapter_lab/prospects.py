@@ -107,8 +107,8 @@ def held_back(d0: float, growth: float, steps: int) -> str:
 
 def _held_back(config: TrainConfig, steps: int) -> Iterator[str]:
     o = config.optimizer
-    if o.name == "prodigy" and (sentence := held_back(_number(o.d0), growth_limit(o, steps), steps)):
-        yield sentence
+    if o.name == "prodigy" and _number(o.d0) > 0:
+        yield from filter(None, [held_back(_number(o.d0), growth_limit(o, steps), steps)])
 
 
 def _low_start(config: TrainConfig, steps: int) -> Iterator[str]:

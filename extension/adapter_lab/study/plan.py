@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from adapter_lab import config_file
 from adapter_lab.adapters.keys import Target, targets
 from adapter_lab.config import TrainConfig
 from adapter_lab.config_file import raise_all
@@ -24,6 +25,8 @@ from adapter_lab.training.memory import estimate
 from adapter_lab.training.metadata import without_places
 from adapter_lab.validation import validate
 
+# Settings whose default has changed -> what it was.
+FORMER: Mapping[tuple[str, str], float] = {("optimizer", "growth_rate"): 1.01, ("optimizer", "d0"): 1e-6}
 # Where a training computes does not make it another one.
 PLACES = ("device", "gradient_checkpointing", "phased_loading")
 
@@ -61,6 +64,7 @@ def plan(study: Study, folder: Path) -> list[PlannedRun]:
     Raises ConfigError with everything that is wrong, by variant.
     """
     check(study)
+    study = as_begun(study, folder)
     base = open_base(study.shared.base)
     table = targets(base.shapes)
     problems: list[str] = []
@@ -76,6 +80,20 @@ def plan(study: Study, folder: Path) -> list[PlannedRun]:
         for seed in study.general.seeds
         for variant in study.variants
     ]
+
+
+def as_begun(study: Study, folder: Path) -> Study:
+    """The study with the former defaults that its trainings in `folder` were begun with, where it leaves these open.
+
+    A study's file holds what differs from the defaults, so a release with other defaults would make it another study.
+    """
+    begun = [config_file.load(path) for path in sorted(StudyFolder(folder).runs.glob("*/config.toml"))]
+    shared = copy.deepcopy(study.shared)
+    for (section, name), former in FORMER.items():
+        open_here = getattr(getattr(shared, section), name) == getattr(getattr(TrainConfig(), section), name)
+        if open_here and any(getattr(getattr(config, section), name) == former for config in begun):
+            setattr(getattr(shared, section), name, former)
+    return replace(study, shared=shared)
 
 
 def predict(config: TrainConfig, device: str, memory: bool = True) -> Prediction:

@@ -1,0 +1,117 @@
+"""A run that can learn next to nothing within its budget is said to before it starts, and one that can is not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from adapter_lab import config_file
+from adapter_lab.config import ALGORITHMS, OPTIMIZERS, TrainConfig
+from adapter_lab.presets import STUDY, preset, preset_table
+from adapter_lab.prospects import LONG, USEFUL, first_estimate, fitted, growth_limit, prospects, steps_until
+from adapter_lab.validation import advice
+
+HELD = ("optimizer.growth_rate=1.01", "optimizer.d0=1e-6")
+
+
+def config_of(*changes: str) -> TrainConfig:
+    return config_file.set_options(TrainConfig(), changes)
+
+
+@pytest.mark.parametrize("steps", [8, 60, 200, 300, 1000, 4999, 5000, 8000, 100_000])
+def test_with_the_defaults_d_may_reach_what_adapters_need_within_a_tenth_of_a_run_of_any_length(steps: int) -> None:
+    config = config_of()
+    assert steps_until(first_estimate(config, steps), growth_limit(config.optimizer, steps)) <= steps / 10
+    assert prospects(config_of(f"run.steps={steps}")) == []
+
+
+def test_runs_of_thousands_of_steps_begin_as_the_study_did_and_whole_weights_always_do() -> None:
+    study = preset(STUDY).optimizer
+    assert (fitted(config_of(), LONG).growth_rate, fitted(config_of(), LONG).d0) == (study.growth_rate, study.d0)
+    assert fitted(config_of(), 0) == fitted(config_of(), LONG - 1)  # a budget of minutes may be short
+    assert first_estimate(config_of("network.algo=full"), 200) == study.d0
+
+
+@pytest.mark.parametrize("steps", [8, 200, LONG, 0])
+def test_numbers_that_are_set_are_used_whatever_the_budget(steps: int) -> None:
+    for text, number in (("1.01", 1.01), ("0", 0.0), ("2", 2.0)):
+        assert fitted(config_of(f"optimizer.growth_rate={text}"), steps).growth_rate == number
+    assert fitted(config_of("optimizer.d0=1e-6"), steps).d0 == 1e-6
+
+
+@pytest.mark.parametrize(("steps", "reached"), [(60, "1.8e-06"), (200, "7.3e-06"), (300, "2.0e-05"), (450, "8.8e-05")])
+def test_what_the_limit_allows_is_computed(steps: int, reached: str) -> None:
+    assert f"{1e-6 * 1.01**steps:.1e}" == reached
+    (sentence,) = prospects(config_of(*HELD, f"run.steps={steps}"))
+    assert f"at most {reached} in {steps} steps (1e-06 x 1.01^{steps})" in sentence
+    assert "next to nothing is learned. Set optimizer.growth_rate to auto, or train for 926 steps or more." in sentence
+
+
+def test_the_sentence_changes_with_the_length_and_its_remedies_mend() -> None:
+    (sentence,) = prospects(config_of(*HELD, "run.steps=600"))
+    assert "only at step 463 of 600: most of the run learns little" in sentence
+    assert prospects(config_of(*HELD, "run.steps=926")) == []
+    assert prospects(config_of("optimizer.growth_rate=auto", "optimizer.d0=1e-6", "run.steps=300")) == []
+
+
+def test_the_last_step_of_a_held_estimate_is_where_prodigy_has_it() -> None:
+    # d0 grows from its first step on: after n steps it is at most d0 x growth^n.
+    assert 1e-6 * 1.01 ** steps_until(1e-6, 1.01) >= USEFUL > 1e-6 * 1.01 ** (steps_until(1e-6, 1.01) - 1)
+    assert (steps_until(1e-6, math.inf), steps_until(1e-6, 1.0), steps_until(1e-3, 1.0)) == (0, -1, 0)
+
+
+def test_epochs_count_once_the_pictures_are_known() -> None:
+    config = config_of(*HELD, "run.epochs=5")
+    assert prospects(config) == [] and advice(config) == []
+    assert "in 200 steps" in prospects(config, steps_per_epoch=40)[0]
+    assert "in 200 steps" in advice(config, steps_per_epoch=40)[0]
+
+
+POINTLESS = {
+    "held": ([*HELD, "run.steps=200"], "optimizer.growth_rate 1.01 lets"),
+    "frozen": (["optimizer.growth_rate=1", "optimizer.d0=1e-6", "run.steps=9000"], "keeps Prodigy's estimate d at its"),
+    "d0": (["optimizer.growth_rate=0", "optimizer.d0=1e-9", "run.steps=200"], "optimizer.d0 is 1e-09"),
+    "no d0": (["optimizer.d0=0", "run.steps=9000"], "optimizer.d0 is 0"),
+    "d_coef": (["optimizer.d_coef=0.001", "run.steps=1000"], "optimizer.d_coef is 0.001"),
+    "prodigy's rate": (
+        ["optimizer.lr=1e-4", "run.steps=1000"],
+        "learns 10,000 times too slowly. Set optimizer.lr to 1",
+    ),
+    "another's rate": (["optimizer.name=adamw", "optimizer.lr=1e-7", "run.steps=1000"], "optimizer.lr 1e-07 moves no"),
+    "warm-up": (
+        ["optimizer.warmup_steps=500", "run.steps=300"],
+        "optimizer.warmup_steps 500 is not below the run's 300",
+    ),
+    "warm-up's share": (["optimizer.warmup_ratio=1", "run.minutes=5"], "optimizer.warmup_ratio is 1"),
+    "restarts": (
+        ["optimizer.name=adamw", "optimizer.schedule=cosine-restarts", "optimizer.restarts=200", "run.steps=300"],
+        "optimizer.restarts 200 leaves each cycle 1.5 of the run's 300 steps",
+    ),
+    "dropout": (["network.module_dropout=1", "run.steps=300"], "network.module_dropout is 1"),
+    "saves": (["save.every_steps=500", "run.steps=300"], "save.every_steps 500 is above the run's 300 steps: only the"),
+    "saves by time": (["save.every_minutes=20", "run.minutes=5"], "save.every_minutes 20 is above the run's 5 minutes"),
+    "saves by epochs": (["save.every_epochs=9", "run.epochs=5"], "save.every_epochs 9 is above the run's 5 epochs"),
+}
+
+
+@pytest.mark.parametrize("name", POINTLESS)
+def test_settings_that_make_a_run_pointless_are_named_before_it_starts(name: str) -> None:
+    changes, words = POINTLESS[name]
+    (sentence,) = prospects(config_of(*changes))
+    assert words in sentence
+    assert sentence in advice(config_of(*changes))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_nothing_is_said_of_the_defaults_of_any_optimiser_and_type(optimizer: str, algo: str) -> None:
+    assert prospects(config_of(f"optimizer.name={optimizer}", f"network.algo={algo}", "run.steps=300")) == []
+
+
+def test_nothing_is_said_of_any_preset() -> None:
+    for name in preset_table():
+        config = preset(name)
+        if not config.run.minutes:
+            config.run.steps = 1000
+        assert prospects(config) == [], name
