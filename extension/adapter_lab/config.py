@@ -344,8 +344,11 @@ class OptimizerConfig:
         optimizers=("prodigy", "adamw", "adamw8bit", "prodigy-plus-schedule-free"),
     )
     decouple: bool = option(True, "Prodigy: weight decay as in AdamW.", optimizers=("prodigy",))
-    d_coef: float = option(
-        0.5, "Prodigy: factor on its estimate of the learning rate.", minimum=0, optimizers=PRODIGIES
+    d_coef: float | Literal["auto"] = option(
+        "auto",
+        "Prodigy: factor on its estimate d of the learning rate; auto: by the budget, 2, 1 or 0.5.",
+        minimum=0,
+        optimizers=PRODIGIES,
     )
     d0: float | Literal["auto"] = option(
         "auto",

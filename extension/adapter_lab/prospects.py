@@ -8,15 +8,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from adapter_lab.config import PRODIGIES, OptimizerConfig, RunConfig, TrainConfig
 
-# Runs of so many optimiser steps have time for the study's start, made for thousands of steps: d is 1e-4 after 463.
-LONG = 5000
-LONG_D0, LONG_GROWTH = 1e-6, 1.01
-# Left alone, d needs about 60 steps from the one to the other, which a short run does not have.
-SHORT_D0 = 1e-4
+
+@dataclass(frozen=True)
+class Start:
+    """How Prodigy begins in runs of fewer than `below` optimiser steps: the numbers that "auto" comes to."""
+
+    below: float
+    d0: float
+    growth: float
+    d_coef: float
+
+
+# Left alone, d needs about 80 steps from 1e-6 to 1e-4, which short runs do not have (docs/learning-curve.md). The last
+# row is the study's, made for thousands of steps: there d may be 1e-4 after 463.
+STARTS = (
+    Start(500, 1e-4, math.inf, 2.0),
+    Start(5000, 1e-4, math.inf, 1.0),
+    Start(math.inf, 1e-6, 1.01, 0.5),
+)
+# For a budget of minutes, whose number of steps is not known.
+UNKNOWN = STARTS[1]
 # What d and other rates come to where adapters are learned.
 USEFUL = 1e-4
 # Measured on the toy model at batch 1 without a limit: d rests for so many steps, then grows so much in each.
@@ -27,31 +42,25 @@ SIGNED = {"adamw": 1e-4, "adamw8bit": 1e-4, "adafactor": 1e-4, "lion": 3e-5}
 LEAST_WAY = 1e-3
 
 
-def growth_limit(config: OptimizerConfig, steps: int) -> float:
-    """Largest factor by which Prodigy's d may grow in one step of a run of `steps` optimiser steps; inf: any.
-
-    `steps` 0: unknown, as with a budget of minutes; such a run may be short.
-    """
-    if config.growth_rate == "auto":
-        return LONG_GROWTH if steps >= LONG else math.inf
-    return config.growth_rate or math.inf
-
-
-def first_estimate(config: TrainConfig, steps: int) -> float:
-    """Prodigy's first d in a run of `steps` optimiser steps (0: unknown).
-
-    Where whole weights are trained, d is what they move by, and 1e-4 would be far too much from the first step on.
-    """
-    if config.optimizer.d0 != "auto":
-        return config.optimizer.d0
-    whole = "full" in (config.network.algo, *(rule.algo for rule in config.network.rules))
-    return LONG_D0 if steps >= LONG or whole else SHORT_D0
+def start_of(steps: int) -> Start:
+    """How Prodigy begins in a run of `steps` optimiser steps; 0: not known."""
+    return next(start for start in STARTS if steps < start.below) if steps else UNKNOWN
 
 
 def fitted(config: TrainConfig, steps: int) -> OptimizerConfig:
-    """The optimiser's settings with the numbers that "auto" comes to in a run of `steps` optimiser steps."""
-    limit = growth_limit(config.optimizer, steps)
-    return replace(config.optimizer, growth_rate=0.0 if limit == math.inf else limit, d0=first_estimate(config, steps))
+    """The optimiser's settings with the numbers that "auto" comes to in a run of `steps` optimiser steps; 0: not known.
+
+    Where whole weights are trained, d is what they move by, and would be far too much at once with a short run's d0.
+    """
+    o, start = config.optimizer, start_of(steps)
+    whole = "full" in (config.network.algo, *(rule.algo for rule in config.network.rules))
+    limit = 0.0 if start.growth == math.inf else start.growth
+    return replace(
+        o,
+        growth_rate=limit if o.growth_rate == "auto" else o.growth_rate,
+        d0=(STARTS[-1] if whole else start).d0 if o.d0 == "auto" else o.d0,
+        d_coef=start.d_coef if o.d_coef == "auto" else o.d_coef,
+    )
 
 
 # What makes a run pointless within its budget
@@ -89,9 +98,11 @@ def held_back(d0: float, growth: float, steps: int) -> str:
     needed = steps_until(d0, growth)
     if not steps or 0 <= needed <= steps / 2:
         return ""
-    limit, remedy = f"optimizer.growth_rate {growth:g}", "Set optimizer.growth_rate to auto"
+    limit, remedy = f"optimizer.growth_rate {growth:.6g}", "Set optimizer.growth_rate to auto"
     if needed < 0:
         return f"{limit} keeps Prodigy's estimate d at its start {d0:.1e}: next to nothing is learned. {remedy}."
+    if needed <= 5 * steps:
+        remedy += f", or train for {2 * needed:,} steps or more"
     if needed <= steps:
         return (
             f"{limit} lets Prodigy's estimate d reach {USEFUL:g}, about what adapters need, only at step {needed:,} of "
@@ -100,21 +111,20 @@ def held_back(d0: float, growth: float, steps: int) -> str:
     reached = d0 * math.exp(steps * math.log(growth))
     return (
         f"{limit} lets Prodigy's estimate d come to at most {reached:.1e} in {steps:,} steps ({d0:g} x "
-        f"{growth:g}^{steps}); adapters need about {USEFUL:g}, so next to nothing is learned. {remedy}, or train for "
-        f"{2 * needed:,} steps or more."
+        f"{growth:.6g}^{steps}); adapters need about {USEFUL:g}, so next to nothing is learned. {remedy}."
     )
 
 
 def _held_back(config: TrainConfig, steps: int) -> Iterator[str]:
     o = config.optimizer
     if o.name == "prodigy" and _number(o.d0) > 0:
-        yield from filter(None, [held_back(_number(o.d0), growth_limit(o, steps), steps)])
+        yield from filter(None, [held_back(_number(o.d0), _number(o.growth_rate) or math.inf, steps)])
 
 
 def _low_start(config: TrainConfig, steps: int) -> Iterator[str]:
     o = config.optimizer
     needed = IDLE + max(0, steps_until(_number(o.d0), OWN_GROWTH))
-    if o.name in PRODIGIES and o.growth_rate == 0 and 0 < _number(o.d0) < SHORT_D0 and 0 < steps < 2 * needed:
+    if o.name in PRODIGIES and o.growth_rate == 0 and 0 < _number(o.d0) < USEFUL and 0 < steps < 2 * needed:
         yield (
             f"optimizer.d0 is {o.d0:g}: Prodigy's estimate d needs about {needed} steps from there to {USEFUL:g}, much "
             f"of the {steps:,} steps of this run. Set optimizer.d0 to auto."
@@ -127,10 +137,10 @@ def _no_estimate(config: TrainConfig, steps: int) -> Iterator[str]:
         return
     if o.d0 == 0:
         yield "optimizer.d0 is 0, from which Prodigy's estimate d never grows: set optimizer.d0 to auto."
-    if o.d_coef < 0.05:
+    if (factor := _number(o.d_coef)) < 0.05:
         yield (
-            f"optimizer.d_coef is {o.d_coef:g}, so Prodigy takes {o.d_coef:g} times the learning rate it finds; 0.5 to "
-            "2 are usual."
+            f"optimizer.d_coef is {factor:g}, so Prodigy takes {factor:g} times the rate that it finds: 0.5 to 2 are "
+            "usual."
         )
     if 0 < o.lr < 0.1:
         yield (

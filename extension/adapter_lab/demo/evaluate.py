@@ -124,3 +124,10 @@ def evaluate(parts: Parts, scorer: ScorerNet, count: int = 24, seed: int = 100, 
         tags_two=fmean(tag_accuracy(p.scene, s) for p, s in zip(groups[4], two, strict=True)),
         pictures=5 * count,
     )
+
+
+def likeness_alone(parts: Parts, scorer: ScorerNet, count: int = 24, seed: int = 100) -> float:
+    """Mean likeness, 0 to 1, of `count` pictures of each character alone: those of `evaluate` with the same seed."""
+    prompts = [prompt for index in (0, 1) for prompt in character_prompts([index], count, seed + index)]
+    seen = read_pictures(scorer, generate(parts, prompts))
+    return fmean(likeness(scene.figures[0], CHARACTERS[index // count]) for index, scene in enumerate(seen))

@@ -153,7 +153,7 @@ def run_demo(out: Path = Path("demo-output"), steps: int = STEPS, say: Say | Non
     cells: list[list[Image.Image]] = []
     for name in TYPES:
         result = train_apart(demo_config(name, pictures, out, steps))
-        drawn = [first, *(generate(_with_adapter(path), shown) for path in result.adapters)]
+        drawn = [first, *(generate(with_adapter(path), shown) for path in result.adapters)]
         cells.append([_cell(tensor) for tensor in drawn])
         rows.append(_row(name, result, scorer))
         say(_progress(rows[-1]))
@@ -170,8 +170,6 @@ def demo_config(name: str, pictures: Path, out: Path, steps: int = STEPS) -> Tra
     config.dataset.cache_latents = "memory"
     for key, value in TYPES[name].items():
         setattr(config.network, key, value)
-    # 200 steps are few: Prodigy's estimate may grow as fast as it finds right.
-    config.optimizer.growth_rate, config.optimizer.d_coef = 0.0, 1.0
     config.precision.gradient_checkpointing = False
     config.run.name, config.run.runs_folder = f"demo-{name.lower()}", str(out / "runs")
     config.run.steps, config.run.batch_size, config.run.seed = steps, BATCH, 1
@@ -203,7 +201,7 @@ def load_parts(checkpoint: Path) -> Parts:
     return Parts(base.load_unet(torch.float32), base.load_vae(torch.float32), encode)
 
 
-def _with_adapter(adapter: Path) -> Parts:
+def with_adapter(adapter: Path) -> Parts:
     """The toy base with an adapter file applied at strength 1, as `adapter-lab apply` does it."""
     with tempfile.TemporaryDirectory() as folder:
         patched = Path(folder) / "patched.safetensors"
@@ -213,7 +211,7 @@ def _with_adapter(adapter: Path) -> Parts:
 
 def _row(name: str, result: RunResult, scorer: ScorerNet) -> Row:
     final = result.adapters[-1]
-    scores = evaluate(_with_adapter(final), scorer, EVALUATED)
+    scores = evaluate(with_adapter(final), scorer, EVALUATED)
     return Row(
         name,
         result.steps,

@@ -48,8 +48,6 @@ def demo_study(folder: Path, small: bool = False, minutes: float = 0.0) -> Study
     shared.dataset.folder = str(folder / "training-pictures")
     shared.dataset.cache_folder = str(folder / "cache")
     shared.dataset.validation_fraction = HELD_OUT
-    # Trainings are short: Prodigy's estimate may grow as fast as it finds right.
-    shared.optimizer.growth_rate, shared.optimizer.d_coef = 0.0, 1.0
     shared.precision.device = "cpu"
     shared.precision.gradient_checkpointing = False
     shared.run.batch_size = BATCH

@@ -14,6 +14,8 @@ STILL_AT_START = 200
 STILL_UNCHANGED = 500
 # An estimate that has grown at least this much has found its rate; that it stays there is what it should do.
 GROWN = 10.0
+# So many steps with one factor between them are a limit's doing: an estimate that grows by itself varies.
+EVEN = 8
 
 
 def findings(state: RunState, ended: bool = False) -> list[str]:
@@ -48,13 +50,13 @@ def held_estimate(state: RunState, ended: bool) -> str:
         useful = bisect_left(estimates, USEFUL)
         if useful <= total / 2 and useful < len(estimates):
             continue
-        growth = _constant_growth(estimates[max(0, useful - WINDOW) : useful])
+        growth = _constant_growth(estimates[max(0, useful - EVEN) : useful])
         if growth is None:
             continue
         asked = next(iter(state.series.recent(f"d_hat/{part}", 1)), 0.0)
         wanted = f", where the gradients ask for {asked:.1e}" if asked > estimates[-1] else ""
         needed = useful if useful < len(estimates) else useful + steps_until(estimates[-1], growth)
-        held = f"Prodigy's estimate d for {part} {'was' if ended else 'is'} held by its limit, {growth:.4g} per step: "
+        held = f"Prodigy's estimate d for {part} {'was' if ended else 'is'} held by its limit, {growth:.6g} per step: "
         if needed <= total / 2:
             continue
         if useful < len(estimates):
@@ -69,7 +71,7 @@ def held_estimate(state: RunState, ended: bool) -> str:
 
 
 def _remedy(needed: int, total: int, ended: bool) -> str:
-    longer = "" if needed <= total else f", or resume this one with run.steps {2 * needed:,} or more"
+    longer = f", or resume this one with run.steps {2 * needed:,} or more" if total < needed <= 5 * total else ""
     return f"Start a new run with optimizer.growth_rate auto{longer}."
 
 
@@ -82,7 +84,7 @@ def _estimates(state: RunState) -> Iterator[tuple[str, Sequence[float]]]:
 
 def _constant_growth(estimates: Sequence[float]) -> float | None:
     """The factor above 1 by which a stretch of estimates grows in every step; None where it does not."""
-    if len(estimates) < WINDOW or not all(value > 0 for value in estimates):
+    if len(estimates) < EVEN or not all(value > 0 for value in estimates):
         return None
     factors = [after / before for before, after in pairwise(estimates)]
     return factors[-1] if min(factors) > 1 + 1e-6 and max(factors) - min(factors) < 1e-6 else None

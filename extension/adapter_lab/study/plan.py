@@ -26,7 +26,11 @@ from adapter_lab.training.metadata import without_places
 from adapter_lab.validation import validate
 
 # Settings whose default has changed -> what it was.
-FORMER: Mapping[tuple[str, str], float] = {("optimizer", "growth_rate"): 1.01, ("optimizer", "d0"): 1e-6}
+FORMER: Mapping[tuple[str, str], float] = {
+    ("optimizer", "growth_rate"): 1.01,
+    ("optimizer", "d0"): 1e-6,
+    ("optimizer", "d_coef"): 0.5,
+}
 # Where a training computes does not make it another one.
 PLACES = ("device", "gradient_checkpointing", "phased_loading")
 

@@ -193,9 +193,11 @@ class OptimizerSet(torch.optim.Optimizer):
             member.step()
 
     @property
-    def growth_limit(self) -> float | None:
-        """Largest factor by which Prodigy's d may grow per step, inf for any; None for other optimisers."""
-        return next((float(group["growth_rate"]) for group in self.param_groups if "growth_rate" in group), None)
+    def start(self) -> dict[str, float]:
+        """What Prodigy's estimate begins with: growth_rate (0 for any), d0 and d_coef; {} for other optimisers."""
+        group = self.param_groups[0]
+        found = {name: float(group[name]) for name in ("growth_rate", "d0", "d_coef") if name in group}
+        return {name: 0.0 if value == math.inf else value for name, value in found.items()}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop all gradients."""

@@ -6,7 +6,6 @@ import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +143,10 @@ class Run:
             step=step,
             total_steps=self.budget.total_steps,
             steps_per_epoch=self.steps_per_epoch,
-            **self._limit(),
+            **self.optimizer.start,
         )
+        if start := self.optimizer.start:  # as the optimiser has it: a resumed run keeps what it began with
+            LOG.info("Prodigy: %s.", ", ".join(f"{name} {value:.4g}" for name, value in start.items()))
         self.prepared.train(True)
         if step == 0 and self.config.preview.baseline and self.team.leads:
             self.feedback.show_baseline()
@@ -153,14 +154,6 @@ class Run:
             self._show_what_is_missing(step)
         step, reason = self.steps(step)
         return self._finish(step, reason, loading_peak)
-
-    def _limit(self) -> dict[str, float]:
-        """What Prodigy's d grows by at most per step, as the optimiser has it: a resumed run keeps its first limit."""
-        limit = self.optimizer.growth_limit
-        if limit is None:
-            return {}
-        LOG.info("Prodigy's estimate d grows by %s per step.", "any factor" if limit == inf else f"{limit:.4g} at most")
-        return {"growth_rate": 0.0 if limit == inf else limit}
 
     def _keep_earlier_end(self, state: TrainingState) -> None:
         """Where a finished run goes on, give its last file a step number, so that the new end does not replace it."""
