@@ -277,7 +277,8 @@ def test_the_form_can_ask_why_a_field_is_hidden() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (["optimizer.lr=0.0001"], "expects 1"),
+        (["optimizer.lr=0.5"], "expects 1"),
+        (["optimizer.lr=0.0001"], "Set optimizer.lr to 1"),
         (["optimizer.schedule=cosine-restarts"], "constant or cosine suit it"),
         (["run.steps=100", "optimizer.warmup_steps=100"], "never reached"),
         (["network.dim=4", "network.alpha=16"], "more than twice"),

@@ -142,7 +142,7 @@ def _no_estimate(config: TrainConfig, steps: int) -> Iterator[str]:
             f"optimizer.d_coef is {factor:g}, so Prodigy takes {factor:g} times the rate that it finds: 0.5 to 2 are "
             "usual."
         )
-    if 0 < o.lr < 0.1:
+    if o.lr != "auto" and 0 < o.lr < 0.1:
         yield (
             f"optimizer.lr is {o.lr:g}, which {o.name} multiplies its own estimate by: it learns {1 / o.lr:,.0f} times "
             "too slowly. Set optimizer.lr to 1."
@@ -151,7 +151,7 @@ def _no_estimate(config: TrainConfig, steps: int) -> Iterator[str]:
 
 def _low_rate(config: TrainConfig, steps: int) -> Iterator[str]:
     o = config.optimizer
-    if o.name in SIGNED and 0 < o.lr * steps < LEAST_WAY:
+    if o.name in SIGNED and o.lr != "auto" and 0 < o.lr * steps < LEAST_WAY:
         yield (
             f"optimizer.lr {o.lr:g} moves no weight by more than about {o.lr * steps:.0e} in {steps:,} steps, so next "
             f"to nothing is learned. Raise optimizer.lr ({SIGNED[o.name]:g} is usual), or train for longer."

@@ -15,7 +15,7 @@ from tests.support.training import events_of, tiny_config
 
 
 def prodigy(folder: Path, **changes: Any) -> TrainConfig:
-    changes = {"optimizer__name": "prodigy", "optimizer__lr": 0.0, **changes}
+    changes = {"optimizer__name": "prodigy", "optimizer__lr": "auto", **changes}
     return tiny_config(folder, **changes)
 
 
