@@ -42,3 +42,24 @@ def scope(request: pytest.FixtureRequest, web_ui: WebUI) -> Iterator[str]:
     """Which files Adapter Lab loads; the tests of one setting run together."""
     with web_ui.options(adapter_lab_scope=request.param):
         yield request.param
+
+
+# Tests of what other extensions do to our files: collected where the web UI has the extension, by its script.
+NEEDED = {"test_block_weights.py": "lora_block_weight.py", "test_step_weights.py": "loractl.py"}
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    return True if collection_path.name in _left_out() else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what is not run, as it must not pass for passed."""
+    for name, script in _left_out().items():
+        terminalreporter.write_line(f"tests/hosts/{name}: not collected; it needs the extension with {script}")
+
+
+def _left_out() -> dict[str, str]:
+    if "WEBUI_DIR" not in os.environ:
+        return {}
+    extensions = Path(os.environ["WEBUI_DIR"]) / "extensions"
+    return {name: script for name, script in NEEDED.items() if not any(extensions.glob(f"*/scripts/{script}"))}
