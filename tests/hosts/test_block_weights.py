@@ -12,8 +12,8 @@ import pytest
 
 from adapter_lab.hosts.settings import EVERY_FILE, ONLY_WRONG
 from tests.support.host_measure import Bench
-from tests.support.host_strengths import ACTIVE, FILES, PLAIN, Measured, Strengths, weights
-from tests.support.webui import Picture, WebUI
+from tests.support.host_strengths import BLOCK_WEIGHTS, FILES, PLAIN, Measured, Strengths, weights
+from tests.support.webui import Picture, WebUI, difference
 
 ONES, ZEROS = "lbw=" + ",".join("1" * 17), "lbw=" + ",".join("0" * 17)
 # What a tag says, the strengths of the text encoder and of two blocks, and what the infotext says.
@@ -49,7 +49,7 @@ def all_files(web_ui: WebUI) -> Iterator[None]:
 
 def made(strengths: Strengths, case: str, tag: str) -> tuple[Picture, Measured]:
     """A picture with a case's file, and the strengths that its weights had."""
-    picture = strengths.picture(f"<lora:{strengths.name(case)}:{tag}>", alwayson_scripts=ACTIVE)
+    picture = strengths.picture(BLOCK_WEIGHTS, f"<lora:{strengths.name(case)}:{tag}>")
     return picture, strengths.measured(case)
 
 
@@ -61,6 +61,17 @@ def test_strengths_by_block(case: str, asked: str, strengths: Strengths, all_fil
     record_property("measured", f"{found}; {picture.adapter_lab}")
     assert found.are(wanted), found
     assert picture.adapter_lab.endswith(said) and not picture.comments
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_all_blocks_are_the_picture_of_the_tag_alone_and_no_block_that_without_it(
+    case: str, strengths: Strengths, all_files: None
+) -> None:
+    tag = f"<lora:{strengths.name(case)}:1"
+    alone, without = strengths.picture("", f"{tag}>"), strengths.picture("")
+    assert difference(alone, without) > 2
+    assert difference(strengths.picture(BLOCK_WEIGHTS, f"{tag}:{ONES}>"), alone) == 0
+    assert difference(strengths.picture(BLOCK_WEIGHTS, f"{tag}:{ZEROS}>"), without) == 0
 
 
 @pytest.mark.parametrize("asked", BY_STEP)

@@ -7,19 +7,13 @@ import shutil
 from pathlib import Path
 
 import torch
-from PIL import ImageChops
 from safetensors.torch import load_file, save_file
 
 from tests.support.host_cases import EVERY_KIND, modules_at
 from tests.support.host_measure import PROMPT, Bench
-from tests.support.webui import Picture
+from tests.support.webui import difference
 
 TOLERANCE = 1e-4
-
-
-def difference(one: Picture, other: Picture) -> int:
-    """The largest difference of two pictures in grey levels."""
-    return max(high for _, high in ImageChops.difference(one.image, other.image).getextrema())
 
 
 def errors(bench: Bench, wanted: dict[str, torch.Tensor]) -> dict[str, float]:

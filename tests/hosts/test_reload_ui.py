@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosts.test_prompts import difference
 from tests.support.host_measure import PROMPT, Bench
-from tests.support.webui import WebUI, installed_copies, started
+from tests.support.webui import WebUI, difference, installed_copies, started
 
 TIMES = 10
 PER_RELOAD = 60 * 2**20  # of memory; a web UI's own page takes some of it each time

@@ -8,11 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support.host_measure import Bench
-from tests.support.host_strengths import FILES, PLAIN, STEPS, Measured, Strengths
+from tests.support.host_strengths import FILES, PLAIN, STEP_WEIGHTS, STEPS, Measured, Strengths
 from tests.support.webui import Picture
-
-SWITCH = "Dynamic Lora Weights"
-ON = {SWITCH: {"args": [True, False]}}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +19,7 @@ def strengths(bench: Bench) -> Strengths:
 
 def made(strengths: Strengths, case: str, tag: str) -> tuple[Picture, Measured]:
     """A picture with a case's file, and the strengths that its weights had."""
-    picture = strengths.picture(f"<lora:{strengths.name(case)}:{tag}>", alwayson_scripts=ON)
+    picture = strengths.picture(STEP_WEIGHTS, f"<lora:{strengths.name(case)}:{tag}>")
     return picture, strengths.measured(case)
 
 

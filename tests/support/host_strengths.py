@@ -19,10 +19,28 @@ PLACES = (0, 5)  # input blocks 1 and 4, text encoder layers 0 and 5
 HALVES = {"IN": (1, 2, 4, 5, 7, 8), "OUT": range(3, 12)}  # the blocks of SD1.5 that have names there
 STEPS = 4
 TOLERANCE = 1e-4
-BLOCK_WEIGHTS = "LoRA Block Weight"
-# The arguments of that extension's script: its presets, and whether it is active; the rest is for its own X/Y/Z plot.
-ACTIVE = {BLOCK_WEIGHTS: {"args": ["NONE:" + ",".join("0" * 17), True, 0, "none", "", "none", "", "none", "", "", "",
-          0, "", 20, False, "", False, False]}}  # fmt: skip
+# The extensions' scripts, with their arguments where they are on: presets, active, and what is for an X/Y/Z plot of its
+# own; on, and no plot.
+BLOCK_WEIGHTS, STEP_WEIGHTS = "LoRA Block Weight", "Dynamic Lora Weights"
+SCRIPTS: dict[str, list[object]] = {
+    BLOCK_WEIGHTS: [
+        "NONE:" + ",".join("0" * 17),
+        True,
+        0,
+        *("none", "") * 3,
+        "",
+        "",
+        0,
+        "",
+        20,
+        False,
+        "",
+        False,
+        False,
+    ],
+    STEP_WEIGHTS: [True, False],
+}
+SWITCHES = {BLOCK_WEIGHTS: 1, STEP_WEIGHTS: 0}  # the argument that turns each on
 
 
 class Strengths:
@@ -42,15 +60,16 @@ class Strengths:
             self.bench.web_ui.refresh_adapters()
         return name
 
-    def picture(self, *tags: str, **settings: object) -> Picture:
-        """A picture of several steps; what every step's weights were is watched."""
+    def picture(self, script: str, *tags: str) -> Picture:
+        """A picture with one of `SCRIPTS` on; what the weights were in every step but the last is watched."""
         self.bench.web_ui.watch(self.bench.keys(self.modules))
-        return self.bench.web_ui.txt2img(" ".join([PROMPT, *tags]), steps=STEPS, **settings)
+        there = [name for name in SCRIPTS if self.bench.web_ui.has_script(name)]
+        arguments = {name: {"args": _switched(name, name == script)} for name in there}
+        return self.bench.web_ui.txt2img(" ".join([PROMPT, *tags]), steps=STEPS + 1, alwayson_scripts=arguments)
 
     def measured(self, case: str) -> Measured:
-        """What the watched picture's weights were in each step, told by a file's trained forwards."""
-        watched = self.bench.web_ui.watch([])
-        steps = [self.bench.outputs(self.modules, step) for step in watched] + [self.bench.outputs(self.modules)]
+        """What the watched picture's weights were in `STEPS` steps, told by a file's trained forwards."""
+        steps = [self.bench.outputs(self.modules, step) for step in self.bench.web_ui.watch([])]
         assert len(steps) == STEPS
         found = Measured({}, 0.0)
         for module in self.modules:
@@ -96,6 +115,10 @@ def _runs(strengths: Sequence[float]) -> list[float]:
     """Strengths in order, without repeating."""
     rounded = [round(strength, 3) + 0.0 for strength in strengths]
     return [one for step, one in enumerate(rounded) if step == 0 or one != rounded[step - 1]]
+
+
+def _switched(script: str, on: bool) -> list[object]:
+    return [on if place == SWITCHES[script] else value for place, value in enumerate(SCRIPTS[script])]
 
 
 def _part(module: str) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from PIL import Image
+from PIL import Image, ImageChops
 from safetensors.torch import load
 from torch import Tensor
 
@@ -65,6 +65,11 @@ class Picture:
         if rest.startswith('"'):
             return str(json.JSONDecoder().raw_decode(rest)[0])
         return rest.partition(", ")[0].partition("\n")[0]
+
+
+def difference(one: Picture, other: Picture) -> int:
+    """The largest difference of two pictures in grey levels."""
+    return max(high for _, high in ImageChops.difference(one.image, other.image).getextrema())
 
 
 class WebUI:

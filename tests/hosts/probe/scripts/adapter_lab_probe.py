@@ -23,7 +23,7 @@ from safetensors.torch import save
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from adapter_lab_probe_input import probe_input
 
-# The weights that are watched, and what they were in every step of a picture but the last.
+# The weights that are watched, and what they were before every step of a picture.
 _watched: tuple[list[str], list[dict[str, torch.Tensor]]] = ([], [])
 
 
@@ -70,7 +70,7 @@ def products(keys: list[str], in_a_picture: bool = False) -> dict[str, torch.Ten
 def watch(keys: list[str]) -> dict[str, torch.Tensor]:
     """Forget what was watched and watch these; the products that were seen, as "step:key"."""
     asked, steps = _watched
-    found = {f"{step}:{key}": product for step, each in enumerate(steps) for key, product in each.items()}
+    found = {f"{step}:{key}": product for step, each in enumerate(steps[1:]) for key, product in each.items()}
     asked[:], steps[:] = keys, []
     return found
 
@@ -78,7 +78,7 @@ def watch(keys: list[str]) -> dict[str, torch.Tensor]:
 def _look(params: Any) -> None:
     """Before the model runs, and before others change its weights for this step: they are those of the last step."""
     asked, steps = _watched
-    if asked and shared.state.sampling_step > 0:
+    if asked:
         steps.append(products(asked, in_a_picture=True))
 
 
