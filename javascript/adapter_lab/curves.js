@@ -44,7 +44,7 @@ export class Curves {
         const parts = [...rates];
         const lines = parts.map(([part], index) => ({ label: PARTS[part] ?? part, color: COLORS[index % COLORS.length] }));
         const cap = this.series.cap();
-        if (cap) lines.push({ label: put(S.charts.cap, number(this.series.growth)), color: "--al-quiet", width: 1, dash: [4, 4] });
+        if (cap) lines.push({ label: put(S.charts.cap, number(this.series.growth)), color: COLORS[1], width: 1.5, dash: [6, 6] });
         this.rate.call(this.series.estimates.size ? S.charts.estimatedRate : S.charts.rate);
         this.rate.draw(
             lines,

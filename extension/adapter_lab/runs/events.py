@@ -8,7 +8,8 @@ Every event has `event` (its kind) and `time` (seconds since 1970). Kinds and wh
     dataset     report on the pictures, and its text
     preparing   what (scan, latents, captions), done, total
     cached      what, made, found, seconds
-    training    step, total_steps (0: only time ends it), steps_per_epoch: the steps begin
+    training    step, total_steps (0: only time ends it), steps_per_epoch: the steps begin; with Prodigy growth_rate (0:
+                any), d0 and d_coef, the numbers that it uses
     step        step, epoch, loss, rates per part (lr, d, d_hat), seconds_per_step, memory_bytes, progress (0 to 1)
     validation  step, loss
     sample      step, paths, prompts
@@ -17,7 +18,8 @@ Every event has `event` (its kind) and `time` (seconds since 1970). Kinds and wh
     pictures    step, pictures: those learned worst so far, and how many there are
     prompts     step, prompts: the sample prompts were changed
     state       step, path, seconds (of training so far)
-    finished    step, reason, seconds, seconds_per_step, final_loss, peak_bytes, loading_peak_bytes, adapters, pictures
+    finished    step, reason, seconds, seconds_per_step, final_loss, peak_bytes, loading_peak_bytes, adapters, pictures,
+                findings: sentences on what the steps show
     failed      message
     stopped     message: its process was ended by a person, without saving
 """
