@@ -1,4 +1,4 @@
-"""A learning rate that cannot get anywhere is said in the tab: before Start, and of runs that are there with its cap."""
+"""A learning rate that cannot get anywhere is said in the tab: before Start, and of runs, with its cap in the chart."""
 
 from __future__ import annotations
 
