@@ -11,6 +11,7 @@ from adapter_lab import config_file
 from adapter_lab.config import SourceConfig, TrainConfig
 from adapter_lab.errors import ConfigError
 from adapter_lab.kohya import Imported, import_kohya
+from adapter_lab.kohya.table import OPTIONS
 from adapter_lab.validation import problems
 
 # As the kohya_ss GUI writes it: sections without meaning, booleans as text inside network_args.
@@ -152,6 +153,7 @@ def test_a_training_file_is_carried_over(tmp_path: Path) -> None:
 def test_what_is_not_carried_over_is_listed_with_its_reason(tmp_path: Path) -> None:
     result = imported(tmp_path, STUDY)
     assert reasons(result) == {
+        "max_token_length": OPTIONS["max_token_length"].words,
         "network_args.preset": "LyCORIS would also train conv_in, conv_out, time_embedding.linear_1, "
         "time_embedding.linear_2, which are never trained here",
         "network_args.bypass_mode": "the cheapest exact forward is chosen here by itself",
@@ -201,9 +203,10 @@ def test_a_dataset_file_wins_over_the_training_file_and_is_found_beside_it(tmp_p
 
 def test_datasets_that_differ_are_named(tmp_path: Path) -> None:
     text = DATASET + '[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nimage_dir = "c"\n'
-    found = reasons(imported(tmp_path, text))
-    assert "the first dataset's" in found["datasets[1].resolution"]
-    assert "datasets[1].batch_size" in found
+    result = imported(tmp_path, text)
+    assert "the first one's" in reasons(result)["datasets[1].batch_size"]
+    assert "datasets[1].resolution" not in reasons(result)
+    assert [source.resolution for source in result.config.dataset.sources] == ["same", "same", "same", 512]
 
 
 NETWORKS: list[tuple[str, list[str], dict[str, Any]]] = [

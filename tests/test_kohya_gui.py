@@ -72,7 +72,7 @@ ALWAYS: dict[str, Any] = {
     "caption_extension": ".txt",
     "shuffle_caption": True,
     "keep_tokens": "1",
-    "max_token_length": "225",
+    "max_token_length": "75",
     "cache_latents": True,
     "cache_latents_to_disk": True,
     "mixed_precision": "bf16",
@@ -138,6 +138,7 @@ def test_a_file_of_the_gui_is_carried_over_and_nothing_is_left(tmp_path: Path) -
         checkpoint = "D:/models/base.safetensors"
         [dataset]
         folder = "D:/pictures"
+        token_chunks = 1
         resolution = 768
         bucket_min = 256
         bucket_max = 2048
@@ -260,6 +261,7 @@ def test_settings_mean_what_the_gui_makes_of_them(
         ({"block_dims": "2,2,2"}, {"block_dims"}),
         ({"optimizer": "DAdaptAdam"}, {"optimizer"}),
         ({"clip_skip": 1}, {"clip_skip"}),
+        ({"max_token_length": "225"}, {"max_token_length"}),
         ({"max_resolution": "768,1024"}, {"max_resolution"}),
         ({"caption_extension": ""}, {"caption_extension"}),
         ({"sample_prompts": "a cat", "sample_every_n_steps": 50}, {"sample_sampler", "sample_every_n_steps"}),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from adapter_lab.config import SourceConfig
+
 _BASE = 'pretrained_model_name_or_path = "sd15.safetensors"\n'
 _FOLDER = 'train_data_dir = "pics"\ncaption_extension = ".txt"\n'
 _LORA = f'{_BASE}{_FOLDER}network_module = "networks.lora"\nnetwork_dim = 16\nlearning_rate = 1e-4\n'
@@ -78,7 +80,7 @@ CASES: dict[str, Case] = {
             "network.dim": 32,
             "loss.noise_offset": 0.0357,
         },
-        {"clip_skip": "SDXL"},
+        {"clip_skip": "SDXL", "max_token_length": "web UIs"},
         family="sdxl",
     ),
     "lokr_full_dim.toml": Case(
@@ -95,12 +97,13 @@ CASES: dict[str, Case] = {
         '[general]\ncaption_extension = ".txt"\nenable_bucket = true\n[[datasets]]\nresolution = 512\nbatch_size = 4\n'
         '[[datasets.subsets]]\nimage_dir = "pics"\nnum_repeats = 2\n[[datasets]]\nresolution = 768\nbatch_size = 2\n'
         '[[datasets.subsets]]\nimage_dir = "pics"\nnum_repeats = 1\n',
-        {"dataset.resolution": 512, "run.batch_size": 4, "dataset.repeats": 3},
         {
-            "datasets[1].resolution": "one resolution",
-            "datasets[1].batch_size": "batch size",
-            "datasets[1].subsets[0].image_dir": "repeats are added",
+            "dataset.resolution": 512,
+            "run.batch_size": 4,
+            "dataset.bucket_max": 1024,
+            "dataset.sources": [SourceConfig("pics", 2), SourceConfig("pics", 1, resolution=768)],
         },
+        {"datasets[1].batch_size": "one for all datasets"},
     ),
     "network_args_string.toml": Case(
         f'{_BASE}{_FOLDER}network_module = "lycoris.kohya"\nnetwork_dim = 16\n'

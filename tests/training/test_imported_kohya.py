@@ -45,6 +45,7 @@ def test_an_imported_file_trains(tmp_path: Path, name: str, pictures: Path) -> N
     config.dataset.folder = str(pictures) if config.dataset.folder else ""
     for source in config.dataset.sources:
         source.folder = str(pictures)
+        source.resolution = "same" if source.resolution == "same" else 128
     config.dataset.resolution = config.dataset.bucket_step = 64
     config.dataset.bucket_min = config.dataset.bucket_max = 0
     config.run.steps, config.run.epochs, config.run.batch_size = 2, 0, 1

@@ -78,25 +78,28 @@ def import_dataset_file(config: TrainConfig, tables: Mapping[str, Any], keys: Ke
         inherited.setdefault("num_repeats", repeats)
     subsets: list[Keys] = []
     wholes: list[Keys] = []
+    datasets_of: list[int] = []  # of each subset
     for number, dataset in enumerate(_tables(tables.get("datasets"), "[[datasets]]")):
         own = {name: value for name, value in dataset.items() if name != "subsets"}
         for index, subset in enumerate(_tables(dataset.get("subsets", []), "[[datasets.subsets]]")):
             merged = {**inherited, **general, **own, **subset}
             for name in BUCKET_KEYS:
                 merged.pop(name, None)
+            datasets_of.append(number)
             subsets.append(Keys(merged, keys.left_out, f"datasets[{number}].subsets[{index}]."))
         whole = {**inherited, **general, **own}
         wholes.append(Keys({n: whole[n] for n in BUCKET_KEYS if n in whole}, keys.left_out, f"datasets[{number}]."))
     if not subsets:
         raise ConfigError("The dataset file has no [[datasets.subsets]], so it names no pictures.")
-    for other in wholes[1:]:
-        for name in BUCKET_KEYS:
-            if other.values.get(name) != wholes[0].values.get(name):
-                other.note(name, other.values.get(name), "one run has one resolution, batch size and set of buckets: "
-                           "the first dataset's")  # fmt: skip
     _shared(config, subsets)
+    shared = {name: wholes[0].values.get(name) for name in BUCKET_KEYS}
     _buckets(config, wholes[0])
-    _place(config, _without_doubles([_source(subset) for subset in subsets], subsets))
+    sizes = [_own_sizes(config, whole, shared) for whole in wholes[1:]]
+    sources = [_source(subset) for subset in subsets]
+    for source, number in zip(sources, datasets_of):
+        for name, value in (sizes[number - 1] if number else {}).items():
+            setattr(source, name, value)
+    _place(config, _without_doubles(sources, subsets))
     for taken in subsets:
         list_the_rest(taken)
 
@@ -123,14 +126,27 @@ def _source(subset: Keys) -> SourceConfig:
     return source
 
 
+def _own_sizes(config: TrainConfig, keys: Keys, shared: Mapping[str, Any]) -> dict[str, int]:
+    """What a further dataset's folders have of their own: resolution and bucket limits; what else differs is said."""
+    for name in BUCKET_KEYS:
+        if name not in ("resolution", "min_bucket_reso", "max_bucket_reso") and keys.values.get(name) != shared[name]:
+            keys.note(name, keys.values.get(name), "it is one for all datasets here: the first one's")
+    other = TrainConfig()
+    _buckets(other, Keys({**keys.values, "enable_bucket": config.dataset.buckets}, keys.left_out, keys.name))
+    names = ("resolution", "bucket_min", "bucket_max") if config.dataset.buckets else ("resolution",)
+    sizes = {name: getattr(other.dataset, name) for name in names}
+    return {name: size for name, size in sizes.items() if size != getattr(config.dataset, name)}
+
+
 def _without_doubles(sources: list[SourceConfig], subsets: list[Keys]) -> list[SourceConfig]:
-    """Each folder once: a second dataset of the same pictures is more repeats of them."""
-    kept: dict[str, SourceConfig] = {}
+    """Each folder once per resolution: a second listing of the same pictures is more repeats of them."""
+    kept: dict[tuple[str, int | str], SourceConfig] = {}
     for source, subset in zip(sources, subsets):
-        first = kept.setdefault(source.folder, source)
+        first = kept.setdefault((source.folder, source.resolution), source)
         if first is not source:
-            first.repeats = int(first.repeats) + int(source.repeats)
-            reason = "a folder is listed once here: its repeats are added, its other options are the first one's"
+            if isinstance(first.repeats, int) and isinstance(source.repeats, int):
+                first.repeats += source.repeats
+            reason = "a folder is listed once per resolution: its repeats are added, other options are the first one's"
             subset.note("image_dir", source.folder, reason)
     return list(kept.values())
 
@@ -139,7 +155,7 @@ def _place(config: TrainConfig, sources: list[SourceConfig]) -> None:
     """One training folder becomes the dataset's own, with its options; further ones are listed as sources."""
     data = config.dataset
     learned = [source for source in sources if not source.regularisation]
-    if len(learned) == 1:
+    if len(learned) == 1 and learned[0].resolution == "same":
         for name in ("folder", "repeats", "class_tokens", "keep_tokens", "flip", "prefix", "suffix"):
             setattr(data, name, getattr(learned[0], name))
         sources = [source for source in sources if source.regularisation]

@@ -54,7 +54,7 @@ _STATES = "use save.keep_states, a number of states"
 # Options of train_network.py, sdxl_train_network.py and of the dataset file.
 OPTIONS: dict[str, Row] = {
     **_carried(
-        "pretrained_model_name_or_path vae v2 v_parameterization zero_terminal_snr max_token_length output_name "
+        "pretrained_model_name_or_path vae v2 v_parameterization zero_terminal_snr output_name "
         "output_dir seed train_batch_size batch_size max_train_epochs max_train_steps gradient_accumulation_steps "
         "mixed_precision save_precision fp8_base cache_latents cache_latents_to_disk "
         "cache_text_encoder_outputs cache_text_encoder_outputs_to_disk save_every_n_epochs save_every_n_steps "
@@ -74,6 +74,11 @@ OPTIONS: dict[str, Row] = {
         "validation_split"
     ),
     **_otherwise("counted as the text encoder's layers here; sd-scripts does not use it for SDXL", "clip_skip"),
+    **_otherwise(
+        "captions of over 75 tokens are encoded as web UIs do, in chunks of 77 states and as many as they take; "
+        "sd-scripts fills up all captions to this length and drops the ends of chunks",
+        "max_token_length",
+    ),
     **_otherwise(
         "the first level is of full size there and already a coarser one here, so that as many levels do more",
         "multires_noise_iterations",

@@ -55,7 +55,10 @@ def _base(config: TrainConfig, keys: Keys) -> None:
     base.prediction = "v_prediction" if keys.boolean("v_parameterization") else "auto"
     base.zero_terminal_snr = "yes" if keys.boolean("zero_terminal_snr") else "auto"
     base.clip_skip = _clip_skip(keys, second)
-    config.dataset.token_chunks = max(1, keys.integer("max_token_length", 75) // 75)
+    length = keys.integer("max_token_length", 75)
+    config.dataset.token_chunks = max(1, length // 75)
+    if length > 75:
+        keys.note("max_token_length", length, OPTIONS["max_token_length"].words)
 
 
 def _clip_skip(keys: Keys, second: bool) -> int:
