@@ -24,7 +24,7 @@ from adapter_lab.training.loop import train
 from adapter_lab.training.memory import CUBLAS_WORKSPACE, CUDA_CONTEXT, estimate
 from adapter_lab.training.optimizers import RateGroup, build_optimizer
 from adapter_lab.training.state_size import state_bytes
-from tests.support.training import tiny_config
+from tests.support.training import draw_pictures, tiny_config
 from tests.training.test_live_memory import allocated_peak
 
 CONV = "--train-te --conv-dim 32 --conv-alpha 16 --tucker"
@@ -198,3 +198,16 @@ def test_the_study_fits_8_gb_with_every_memory_saving_option() -> None:
     predicted = estimate(preset(STUDY))
     assert predicted.file_bytes - predicted.metadata_bytes == 228_447_308
     assert (predicted.peak_bytes or 0) < 7.5e9
+
+
+def test_what_a_budget_of_epochs_comes_to_is_known_with_the_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = ["--epochs", "10", "--growth-rate", "1.01", "--d0", "1e-6", "--batch-size", "2", "--resolution", "64"]
+    pictures = ["--folder", str(draw_pictures(tmp_path / "pictures", 4))]
+    assert main(["estimate", "--base", "sd15", "--no-memory", *held, *pictures]) == 0
+    assert "Note: optimizer.growth_rate 1.01 lets Prodigy's estimate d come to at most 1.2e-06 in 20 steps" in (
+        capsys.readouterr().out
+    )
+    assert main(["estimate", "--base", "sd15", "--no-memory", "--steps", "20", *held[2:]]) == 0
+    assert "in 20 steps" in capsys.readouterr().err

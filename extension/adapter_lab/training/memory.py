@@ -10,6 +10,7 @@ from adapter_lab.adapters.file import file_bytes
 from adapter_lab.adapters.keys import Target, targets
 from adapter_lab.config import TrainConfig, trained_network
 from adapter_lab.errors import ConfigError
+from adapter_lab.prospects import prospects
 from adapter_lab.training import metadata
 from adapter_lab.training.bases.base import Base, open_base
 from adapter_lab.training.bases.families import FAMILIES
@@ -36,7 +37,7 @@ class Estimate:
     `file_bytes` includes `metadata_bytes`: the metadata as far as it is known before training. `peak_bytes` is that of
     the phase that takes most, with what CUDA takes for itself on a GPU; `breakdown` adds up to it. `phases` has every
     phase's peak. `tensor_bytes` is the peak of tensors alone, what torch reports as allocated. All four are None or
-    empty where memory was not asked for.
+    empty where memory was not asked for. `remarks`: what is known of the budget once the pictures are counted.
     """
 
     base: str
@@ -50,6 +51,7 @@ class Estimate:
     breakdown: dict[str, int] = field(default_factory=dict)
     phases: dict[str, int] = field(default_factory=dict)
     assumptions: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -67,7 +69,8 @@ class Estimate:
             lines += [f"  {label:<28}{_gib(size):>10}" for label, size in shown if size >= 5 * MIB]
             lines.append("Peak of each phase, tensors only:")
             lines += [f"  {label:<28}{_gib(size):>10}" for label, size in self.phases.items()]
-        return "\n".join([*lines, *(f"Assumed: {sentence}" for sentence in self.assumptions)])
+        lines += [f"Assumed: {sentence}" for sentence in self.assumptions]
+        return "\n".join([*lines, *(f"Note: {sentence}" for sentence in self.remarks)])
 
 
 def estimate(config: TrainConfig, memory: bool = True) -> Estimate:
@@ -80,7 +83,9 @@ def estimate(config: TrainConfig, memory: bool = True) -> Estimate:
     base = _base(config)
     table = targets(base.shapes)
     plans = plan_network(trained_network(config), table)
-    size, without = _file_sizes(config, base, plans)
+    pictures = _scanned(config, base)
+    size, without = _file_sizes(config, base, plans, pictures)
+    said = prospects(config)
     result = Estimate(
         base=FAMILIES[base.family].title,
         algorithm=config.network.algo,
@@ -88,6 +93,7 @@ def estimate(config: TrainConfig, memory: bool = True) -> Estimate:
         trainable_parameters=sum(plan.trainable_parameters for plan in plans),
         file_bytes=size,
         metadata_bytes=size - without,
+        remarks=[sentence for sentence in prospects(config, pictures[1]) if sentence not in said],
     )
     return _with_memory(result, config, base, table) if memory else result
 
@@ -105,24 +111,29 @@ def _base(config: TrainConfig) -> Base:
 # The file
 
 
-def _file_sizes(config: TrainConfig, base: Base, plans: list[LayerPlan]) -> tuple[int, int]:
+def _scanned(config: TrainConfig, base: Base) -> tuple[dict[str, str], int]:
+    """What the pictures add to the metadata, and optimiser steps per epoch, 0 where no pictures are given."""
+    if not config.dataset.folder and not config.dataset.sources:
+        return {}, 0
+    batch = config.run.batch_size
+    dataset = scan(config.dataset, config.dataset.resolution or base.resolution)
+    steps_per_epoch = -(-dataset.batches_per_epoch(batch) // config.optimizer.gradient_accumulation)
+    return metadata.dataset_entries(dataset, batch, steps_per_epoch), steps_per_epoch
+
+
+def _file_sizes(
+    config: TrainConfig, base: Base, plans: list[LayerPlan], pictures: tuple[dict[str, str], int]
+) -> tuple[int, int]:
     """Bytes of the file with the metadata that are known by now, and without any."""
     dtype = FORMATS[config.save.dtype]
     layout = {key: (shape, dtype) for plan in plans for key, shape in plan.file_layout.items()}
-    return file_bytes(layout, _metadata(config, base)), file_bytes(layout, None)
+    return file_bytes(layout, _metadata(config, base, *pictures)), file_bytes(layout, None)
 
 
-def _metadata(config: TrainConfig, base: Base) -> dict[str, str]:
+def _metadata(config: TrainConfig, base: Base, entries: dict[str, str], steps_per_epoch: int) -> dict[str, str]:
     """The last file's metadata: with what the base and the pictures add where they are given."""
-    resolution = config.dataset.resolution or base.resolution
-    accumulation, batch = config.optimizer.gradient_accumulation, config.run.batch_size
+    steps_per_epoch = steps_per_epoch or 1
     largest = largest_resolution(config.dataset, base.resolution)
-    entries: dict[str, str] = {}
-    steps_per_epoch = 1
-    if config.dataset.folder or config.dataset.sources:
-        dataset = scan(config.dataset, resolution)
-        steps_per_epoch = -(-dataset.batches_per_epoch(batch) // accumulation)
-        entries = metadata.dataset_entries(dataset, batch, steps_per_epoch)
     total = Budget.of(config.run, steps_per_epoch).total_steps
     run = f"{config.run.name}-00000000-000000"  # as long as the name of a run folder
     known = base.metadata() if config.base.checkpoint else {}
