@@ -3,11 +3,16 @@
 Draws pictures of several sizes into a temporary folder, then times the first and second scan, the plan of an epoch,
 decoding, and writing and checking the latent cache. With `--base` it also measures how far the mirrored latent of a
 picture is from the latent of the mirrored picture, in units of the VAE posterior's standard deviation.
+
+`--report 100000` times the report on that many tiny pictures instead: the first look at the folder and the second, each
+in a process of its own, with its peak of memory above what it had when everything was imported.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -77,13 +82,70 @@ def mirrored_latents(dataset: Dataset, checkpoint: str, count: int = 16) -> None
     )
 
 
+def link(folder: Path, count: int) -> None:
+    """`count` names of 200 tiny pictures, each with a caption of its own, in folders of 10,000."""
+    chance = numpy.random.default_rng(0)
+    for number in range(min(200, count)):
+        values = chance.integers(0, 256, (16 + number % 3, 16, 3), dtype=numpy.uint8)
+        (folder / "drawn").mkdir(exist_ok=True)
+        Image.fromarray(values).save(folder / "drawn" / f"{number}.png")
+    for number in range(count):
+        below = folder / "linked" / f"{number // 10_000:03}"
+        below.mkdir(parents=True, exist_ok=True)
+        os.link(folder / "drawn" / f"{number % 200}.png", below / f"{number:06}.png")
+        tags = [f"tag{int(tag)}" for tag in chance.integers(0, 5000, 12)]
+        (below / f"{number:06}.txt").write_text(", ".join(["subject", *tags]))
+
+
+LOOK = """
+import json, resource, sys, threading, time
+import psutil
+from adapter_lab.config import DatasetConfig
+from adapter_lab.training.dataset import scan
+config = DatasetConfig(folder=sys.argv[1], resolution=16, bucket_step=8, bucket_min=16, bucket_max=32)
+own = psutil.Process()
+before = peak = own.memory_info().rss
+def watch():
+    global peak
+    while True:
+        peak = max(peak, own.memory_info().rss)
+        time.sleep(0.01)
+threading.Thread(target=watch, daemon=True).start()
+begin, cpu = time.perf_counter(), time.process_time()
+report = scan(config).report()
+text = json.dumps(report.to_dict())
+seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
+print(f"{report.pictures} pictures: {seconds:.1f} s ({cpu:.1f} s of processor), "
+      f"{(peak - before) / 2**20:.0f} MiB above the start, report of {len(text) / 2**20:.1f} MiB")
+"""
+
+
+def looks(count: int) -> None:
+    """Time the report on `count` tiny pictures, twice."""
+    with tempfile.TemporaryDirectory() as folder:
+        link(Path(folder), count)
+        for what in ("first look", "second look", "third look"):
+            done = subprocess.run(
+                [sys.executable, "-c", LOOK, f"{folder}/linked"],
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "extension")},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            print(f"{what:12} {done.stdout.strip()}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=754)
     parser.add_argument("--resolution", type=int, default=1024)
+    parser.add_argument("--report", type=int, default=0, metavar="COUNT", help="time reports on so many tiny pictures")
     parser.add_argument("--folder", help="use this folder instead of drawing one")
     parser.add_argument("--base", default="", help="checkpoint whose VAE the mirrored latents are measured with")
     options = parser.parse_args()
+    if options.report:
+        looks(options.report)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.folder or temporary)
         if not options.folder:
