@@ -12,7 +12,6 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from adapter_lab.api import Context
-from adapter_lab.api import pictures as module
 from tests.support.pictures import quarters, write
 
 
@@ -53,7 +52,7 @@ def test_a_picture_that_would_fill_the_memory_is_not_decoded(client: TestClient,
 def test_a_picture_above_the_limit_is_refused_before_it_is_read(
     client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LARGEST", 99)
+    monkeypatch.setattr("adapter_lab.picture_size.MOST_PIXELS", 99)
     path = write(tmp_path, "a.png", quarters(10, 10))
     answer = client.get("/dataset/thumbnail", params={"path": str(path)})
     assert answer.status_code == 413 and "10 x 10" in answer.json()["error"]
@@ -108,7 +107,7 @@ def test_strangers_see_pictures_of_the_allowed_folders_only(
     link.symlink_to(secret)
     for path in (secret, link, context.worker.root / ".." / "private" / "a.png"):
         answer = client.get("/dataset/thumbnail", params={"path": str(path)})
-        assert answer.status_code == 403 and "Further folders" in answer.json()["error"]
+        assert answer.status_code == 403 and "--folder" in answer.json()["error"]
     context.folders = lambda: [tmp_path / "private"]
     assert _small(client, secret).size == (30, 30)
     beside = write(tmp_path / "private-too", "a.png", quarters(30, 30))

@@ -10,7 +10,7 @@ import torch
 
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.training import checkpoint
-from adapter_lab.training.checkpoint import TrainingState, check_fingerprint, load_latest, save_state, states
+from adapter_lab.training.checkpoint import TrainingState, load_latest, save_state, states
 
 
 def state(step: int) -> TrainingState:
@@ -110,9 +110,3 @@ def test_a_failed_torch_write_is_a_sentence_too(tmp_path, monkeypatch):
     with pytest.raises(AdapterLabError, match="untouched"):
         save_state(tmp_path, state(2), keep=1)
     assert os.listdir(tmp_path) == []
-
-
-def test_a_changed_fingerprint_is_named(tmp_path):
-    check_fingerprint(state(1), {"the base model": "abc"}, tmp_path)
-    with pytest.raises(AdapterLabError, match="the base model"):
-        check_fingerprint(state(1), {"the base model": "other"}, tmp_path)

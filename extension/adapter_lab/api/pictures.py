@@ -10,6 +10,7 @@ from threading import BoundedSemaphore
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from adapter_lab.api.errors import NotFound, TooLarge
+from adapter_lab.picture_size import too_large
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "AVIF", "JXL")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".avif", ".jxl")
@@ -23,8 +24,6 @@ MEDIA = {
     ".avif": "image/avif",
     ".jxl": "image/jxl",
 }
-# Decoded at 4 bytes a pixel this is 400 MB; photographs have up to 60 million.
-LARGEST = 100_000_000
 _at_once = BoundedSemaphore(2)
 
 
@@ -45,16 +44,16 @@ def picture_file(path: str | os.PathLike[str]) -> Path:
 def thumbnail(path: str | os.PathLike[str], size: int) -> bytes:
     """A picture as WebP whose longer side has at most `size` px, turned as its camera says.
 
-    Raises NotFound for what is no picture, TooLarge for one of more than LARGEST pixels.
+    Raises NotFound for what is no picture, TooLarge for one that has too many pixels to decode.
     """
     file = picture_file(path)
     try:
         with _at_once, Image.open(file, formats=_formats()) as image:
-            if image.width * image.height > LARGEST:
-                raise TooLarge(f"{file} has {image.width} x {image.height} px, which is too many to show.")
+            if reason := too_large(str(image.format), *image.size, file.stat().st_size):
+                raise TooLarge(f"{file} is not shown: {reason}.")
             image.draft("RGB", (size, size))  # JPEG: decoded small at once
+            image.thumbnail((size, size))
             small = ImageOps.exif_transpose(image)
-            small.thumbnail((size, size))
             if small.mode not in ("RGB", "RGBA"):
                 small = small.convert("RGBA" if "transparency" in small.info or "A" in small.mode else "RGB")
             out = io.BytesIO()

@@ -142,7 +142,7 @@ def resume(context: Context, call: Call) -> dict[str, Any]:
     roots.check_settings(context, call.public, config)
     # As converted: a whole number given for one with a fraction would look like a change.
     changes = {path: getattr(getattr(config, path.split(".")[0]), path.split(".")[1]) for path in call["settings"]}
-    context.worker.resume(call.path["id"], changes, call["when"])
+    context.worker.resume(call.path["id"], changes, call["when"], call["accept_pictures"])
     return {"id": call.path["id"]}
 
 
@@ -289,6 +289,7 @@ ROUTES = (
         body=(
             Parameter("settings", "settings", "settings to change, such as run.steps, by path", {}),
             WHEN,
+            Parameter("accept_pictures", "on or off", "go on although pictures or captions were changed", False),
         ),
     ),
     Route(

@@ -38,7 +38,7 @@ def resume(chosen: argparse.Namespace) -> int:
     from adapter_lab.training.loop import resume as resume_run
 
     console = Console(sys.stderr if chosen.json else sys.stdout)
-    result = resume_run(Path(chosen.run_folder), changes, console, chosen.until_point)
+    result = resume_run(Path(chosen.run_folder), changes, console, chosen.until_point, chosen.accept_pictures)
     return _finished(result, chosen.json)
 
 

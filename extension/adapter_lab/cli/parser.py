@@ -56,6 +56,11 @@ def _resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--until-point", metavar="N", type=int, default=0, help="pause when the N-th adapter is saved; default: go on"
     )
+    parser.add_argument(
+        "--accept-pictures",
+        action="store_true",
+        help="go on although pictures or captions were changed; the result is then not that of an uninterrupted run",
+    )
     _json(parser, "print the result as JSON on standard output, all else on standard error")
 
 

@@ -29,6 +29,7 @@ class RunFolder:
         self.config = path / "config.toml"
         self.events = path / "events.jsonl"
         self.state = path / "state"
+        self.pictures = path / "pictures.json"
         self.samples = path / "samples"
         self.tensorboard = path / "tensorboard"
         self.log = path / "log.txt"

@@ -4,6 +4,10 @@ stop          save, then end
 save-now      save an adapter and a state
 sample-now    make sample pictures
 prompts.json  list of the sample prompts from now on
+
+And one that the next sitting looks for when it begins:
+
+accept-pictures  go on although pictures or captions are not as they were
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from adapter_lab import files
 from adapter_lab.errors import AdapterLabError, WriteError
 
 STOP, SAVE, SAMPLE, PROMPTS = "stop", "save-now", "sample-now", "prompts.json"
+ACCEPT = "accept-pictures"
 REQUESTS = frozenset((STOP, SAVE, SAMPLE, PROMPTS))
 LONGEST_PROMPT = 10_000
 
@@ -40,6 +45,18 @@ def request_sample(folder: Path) -> None:
 def set_prompts(folder: Path, prompts: list[str]) -> None:
     """Give the run in `folder` other sample prompts; raises AdapterLabError where they are not texts."""
     _leave(folder, PROMPTS, json.dumps(checked_prompts(prompts), ensure_ascii=False))
+
+
+def accept_pictures(folder: Path) -> None:
+    """Let the next sitting of the run in `folder` go on although pictures or captions have changed."""
+    _leave(folder, ACCEPT)
+
+
+def take_acceptance(folder: Path) -> bool:
+    """Whether changed pictures and captions were accepted; asked once."""
+    accepted = (folder / ACCEPT).exists()
+    (folder / ACCEPT).unlink(missing_ok=True)
+    return accepted
 
 
 def checked_prompts(prompts: Any) -> list[str]:

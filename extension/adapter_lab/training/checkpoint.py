@@ -97,13 +97,3 @@ def load_latest(folder: Path) -> tuple[TrainingState, list[str]]:
             complaints.append(f"{error} The state before it is used.")
     said = f" ({' '.join(complaints)})" if complaints else ""
     raise AdapterLabError(f"There is no training state to resume from in {folder}{said}; start a new run instead.")
-
-
-def check_fingerprint(state: TrainingState, present: dict[str, Any], path: Path) -> None:
-    """Raise AdapterLabError naming what has changed since `state` was saved, such as the pictures."""
-    changed = [name for name, value in present.items() if state.fingerprint.get(name) != value]
-    if changed:
-        raise AdapterLabError(
-            f"The run in {path} cannot be resumed, because since it was saved there was a change of "
-            f"{', '.join(changed)}; put it back as it was, or start a new run."
-        )

@@ -16,6 +16,7 @@ from typing import Any
 from adapter_lab import config_file, files
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError, ConfigError
+from adapter_lab.runs import requests
 from adapter_lab.runs.changes import change
 from adapter_lab.runs.events import Event
 from adapter_lab.runs.folder import LOG, AdapterFiles, RunFolder, check_fresh, new_run_folder
@@ -58,11 +59,13 @@ def resume(
     changes: Mapping[str, Any] | None = None,
     on_event: OnEvent | None = None,
     until_point: int = 0,
+    accept_pictures: bool = False,
 ) -> RunResult:
     """Go on with an interrupted, stopped or finished run from its last state, from the start where it has none.
 
     `changes` are settings such as {"run.steps": 2000}; those that would make it another run are refused.
     `until_point`: pause at this saving point, as a race does to compare; 0: go on to the end of the budget.
+    `accept_pictures`: go on although pictures or captions have changed; the run is then no longer bit for bit the same.
     """
     folder = RunFolder(Path(run_folder))
     if not folder.config.exists():
@@ -75,6 +78,8 @@ def resume(
         return _follow(config, folder, until_point)
     if changes:
         config_file.write(config, folder.config)
+    if accept_pictures:
+        requests.accept_pictures(folder.path)
     return _run(config, folder, on_event, advice, until_point)
 
 

@@ -18,13 +18,13 @@ from adapter_lab.prospects import fitted, known_steps, prospects
 from adapter_lab.runs.events import read_events
 from adapter_lab.runs.findings import findings
 from adapter_lab.runs.folder import LOG, AdapterFiles, RunFolder, remove_leftovers
-from adapter_lab.runs.requests import Requested
+from adapter_lab.runs.requests import Requested, take_acceptance
 from adapter_lab.runs.state import RunState
 from adapter_lab.training import metadata
 from adapter_lab.training.averages import MovingAverage
 from adapter_lab.training.blame import blame
 from adapter_lab.training.budget import Budget, SavingPoints, Stopwatch
-from adapter_lab.training.checkpoint import TrainingState, check_fingerprint, load_latest, states
+from adapter_lab.training.checkpoint import TrainingState, load_latest, states
 from adapter_lab.training.feedback import Feedback
 from adapter_lab.training.interrupt import StopRequests
 from adapter_lab.training.latents import LatentBatch, plan_from, steps_with_latents
@@ -32,6 +32,7 @@ from adapter_lab.training.optimizers import build_optimizer, rate_groups
 from adapter_lab.training.peak_memory import MemoryMeter
 from adapter_lab.training.phases import Machine, Preparation, Prepared, frozen_key
 from adapter_lab.training.records import Records, StepLabel
+from adapter_lab.training.resuming import check_state, remember_pictures
 from adapter_lab.training.saving import Saver, describe_adapter, fingerprint
 from adapter_lab.training.schedules import schedule_factor
 from adapter_lab.training.step import accumulate_gradients, drawn_timesteps
@@ -88,6 +89,7 @@ class Run:
         self.memory = MemoryMeter(self.machine.device)
         records.memory = self.memory.present
         self.files = AdapterFiles(config.run, folder.path)
+        self.accepted = self.team.leads and take_acceptance(folder.path)
         self.state: TrainingState | None = None
         if started_before and self.team.leads:
             remove_leftovers(folder, self.files)
@@ -130,10 +132,12 @@ class Run:
         self.records.explain = functools.partial(blame, self.prepared)
         self._set_up(self.prepared)
         if self.state is not None:
-            check_fingerprint(self.state, self.saver.fingerprint, self.folder.path)
+            self._check_state(self.state)
             self.saver.restore(self.state)
             if self.team.leads:
                 self._keep_earlier_end(self.state)
+        elif self.team.leads:
+            remember_pictures(self.folder, self.prepared.dataset)
         step, seconds = (self.state.step, self.state.seconds) if self.state else (0, 0.0)
         self.stopwatch = Stopwatch(seconds)
         loading_peak = self.memory.begin_phase()
@@ -154,6 +158,18 @@ class Run:
             self._show_what_is_missing(step)
         step, reason = self.steps(step)
         return self._finish(step, reason, loading_peak)
+
+    def _check_state(self, state: TrainingState) -> None:
+        """Raise AdapterLabError where the state does not belong to what is trained now, nor was that accepted."""
+        dataset = self.prepared.dataset
+        kept = [path for name in state.adapters if (path := self.files.folder / name).exists()]
+        accepted = self.team.agree(self.accepted)
+        last = kept[-1] if kept else None
+        said = check_state(state, self.saver.fingerprint, self.folder, dataset, accepted, last)
+        if said:
+            self.records.warning(said)
+            if self.team.leads:
+                remember_pictures(self.folder, dataset)
 
     def _keep_earlier_end(self, state: TrainingState) -> None:
         """Where a finished run goes on, give its last file a step number, so that the new end does not replace it."""

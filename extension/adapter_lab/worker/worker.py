@@ -77,10 +77,17 @@ class Worker(Looking):
             raise
         return folder.path.name
 
-    def resume(self, run_id: str, changes: Mapping[str, Any] | None = None, when: str = "queue") -> None:
+    def resume(
+        self,
+        run_id: str,
+        changes: Mapping[str, Any] | None = None,
+        when: str = "queue",
+        accept_pictures: bool = False,
+    ) -> None:
         """Go on with a run that ended, or start one that never was; `changes` such as {"run.steps": 2000}.
 
-        A study goes on by its study.toml, and takes no changes.
+        `accept_pictures`: although pictures or captions were changed. A study goes on by its study.toml, and takes no
+        changes.
         """
         run = self._ended(run_id)
         self._starter.python()
@@ -98,6 +105,8 @@ class Worker(Looking):
         self._starter.check(config.precision.device, when)
         if changes:
             config_file.write(config, run.folder.config)
+        if accept_pictures:
+            requests.accept_pictures(run.folder.path)
         self._begin(run.folder, when)
 
     def submit_study(self, study: Study, when: str = "queue") -> str:

@@ -288,7 +288,7 @@ def test_a_picture_that_changed_since_the_scan_is_refused(tmp_path: Path) -> Non
 
 def test_progressive_jpeg_is_held_to_the_lower_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its decoder keeps all coefficients whatever the size asked for."""
-    monkeypatch.setattr(images, "MOST_PIXELS", 1000)
+    monkeypatch.setattr("adapter_lab.picture_size.MOST_PIXELS", 1000)
     write(tmp_path, "plain.jpg", noise(100, 80))
     write(tmp_path, "progressive.jpg", noise(100, 80), progressive=True)
     assert inspect_picture(tmp_path / "plain.jpg").width == 100

@@ -1,8 +1,7 @@
 """Picture files: what can be read, how large, and each of them as 8-bit sRGB the right way up.
 
-Memory is bounded: a picture is decoded at no more than `MOST_PIXELS` pixels, which takes up to about 1 GB with its
-conversion, and large ones one at a time. JPEG is decoded at a fraction of its size where training needs no more (DCT
-scaling), so even very large ones can be used.
+Memory is bounded: `picture_size` says how many pixels are decoded, and large pictures are decoded one at a time. JPEGs
+are decoded at a fraction of their size where training needs no more (DCT scaling), so even very large ones can be used.
 """
 
 from __future__ import annotations
@@ -21,11 +20,9 @@ import PIL
 from PIL import Image, ImageCms
 
 from adapter_lab.errors import FileFormatError
+from adapter_lab.picture_size import LARGE_PIXELS, too_large
 from adapter_lab.training.dataset.buckets import Size
 
-MOST_PIXELS = 100_000_000  # decoded at once
-MOST_JPEG_PIXELS = 1_000_000_000  # in the file of a baseline JPEG, which is decoded at down to 1/8 of its sides
-_LARGE_PIXELS = 25_000_000
 _large_pictures = threading.Lock()
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".avif", ".jxl", ".gif", ".tif", ".tiff")
@@ -148,7 +145,7 @@ def _decoded(path: Path, needed: Size, verify: bool = False) -> Iterator[tuple[I
                     checked.verify()
             animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
             _check_size(path, image)
-            if image.width * image.height > _LARGE_PIXELS:
+            if image.width * image.height > LARGE_PIXELS:
                 stack.enter_context(_large_pictures)
             upright, size = _decode(image, needed)
         except PictureError:
@@ -182,16 +179,11 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _check_size(path: Path, image: Image.Image) -> None:
-    width, height = image.size
     progressive = bool(image.info.get("progressive") or image.info.get("progression"))
-    limit = MOST_JPEG_PIXELS if image.format in ("JPEG", "MPO") and not progressive else MOST_PIXELS
-    if width * height > limit:
-        kind = "progressive JPEG" if progressive else image.format
-        raise PictureError(
-            path,
-            f"{width} x {height} is {width * height / 1e6:.0f} megapixels, and of {kind} at most {limit / 1e6:.0f} are "
-            "read; save a smaller copy",
-        )
+    kind = "progressive JPEG" if progressive else str(image.format)
+    scaled = image.format in ("JPEG", "MPO") and not progressive
+    if reason := too_large(kind, *image.size, path.stat().st_size, scaled):
+        raise PictureError(path, reason)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

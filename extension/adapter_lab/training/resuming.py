@@ -1,0 +1,69 @@
+"""Whether a saved state may be gone on with: what has changed since, by name, and what of it a person may accept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adapter_lab import files
+from adapter_lab.errors import AdapterLabError
+from adapter_lab.runs.folder import RunFolder
+from adapter_lab.training.checkpoint import TrainingState
+from adapter_lab.training.dataset import Dataset
+from adapter_lab.training.dataset.changes import contents, differences
+
+# The part of a state's fingerprint that a person may accept a change of.
+PICTURES = "the pictures or captions"
+
+
+def remember_pictures(folder: RunFolder, dataset: Dataset) -> None:
+    """Write down which pictures and captions the run is trained on."""
+    found = {"fingerprint": dataset.fingerprint, "pictures": contents(dataset)}
+    files.write_json(folder.pictures, found, sync=False)
+
+
+def check_state(
+    state: TrainingState,
+    present: Mapping[str, Any],
+    folder: RunFolder,
+    dataset: Dataset,
+    accepted: bool,
+    last: Path | None,
+) -> str:
+    """Raise AdapterLabError naming what has changed since `state` was saved, or give a sentence on what was accepted.
+
+    `accepted`: changes of pictures and captions are. `last`: the newest adapter file, for a new run to start from.
+    """
+    changed = [name for name, value in present.items() if state.fingerprint.get(name) != value]
+    if not changed:
+        return ""
+    acceptable = changed == [PICTURES]
+    if PICTURES in changed:
+        known = _remembered(folder.pictures)
+        found = ", ".join(differences(known.get("pictures", {}), contents(dataset)))
+        # Or accepted before, by a sitting that saved no state of its own.
+        if acceptable and (accepted or known.get("fingerprint") == dataset.fingerprint):
+            return (
+                f"The pictures or captions are not those of step {state.step} any more{found and f': {found}'}. As "
+                "accepted, the run goes on with them; it is no longer, bit for bit, the run that it would have been."
+            )
+        changed[changed.index(PICTURES)] = f"{PICTURES} ({found})" if found else PICTURES
+    accept = f", accept it (`adapter-lab resume {folder.path} --accept-pictures`)" if acceptable else ""
+    afresh = f" with network.start_from = {last}" if last else ""
+    raise AdapterLabError(
+        f"The run in {folder.path} cannot be resumed, because since it was saved there was a change of "
+        f"{', '.join(changed)}; put it back as it was{accept}, or start a new run{afresh}."
+    )
+
+
+def _remembered(path: Path) -> dict[str, Any]:
+    """What `remember_pictures` wrote; runs of older releases have nothing."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    pictures = known.get("pictures") if isinstance(known, dict) else None
+    whole = isinstance(pictures, dict) and all(isinstance(p, list) and len(p) == 3 for p in pictures.values())
+    return known if whole else {}
