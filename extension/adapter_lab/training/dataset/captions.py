@@ -6,24 +6,19 @@ put the trigger word, prefix and suffix around what is left.
 
 from __future__ import annotations
 
-import codecs
-import contextlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from adapter_lab.errors import FileFormatError
+from adapter_lab.training.dataset.encodings import decode
 from adapter_lab.training.dataset.randomness import Draws
+from adapter_lab.training.dataset.stated import FIELDS, caption_in
 
 LARGEST_CAPTION_FILE = 1 << 20  # bytes; a longer "caption" is another kind of file
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it starts with
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
+NO_CAPTION_IN_JSON = f"no caption in it, which needs one of the fields {', '.join(FIELDS)}"
 _OPEN, _CLOSE = "\x00", "\x01"  # braces that are letters; captions hold no control characters
 
 
@@ -36,7 +31,7 @@ class CaptionFile:
 
 
 def read_caption(path: Path) -> CaptionFile:
-    """Read a caption in UTF-8 (with or without mark), UTF-16, UTF-32 or Latin-1, with any line ends.
+    """Read a caption in any encoding that is certain, with any line ends; of a `.json` file what it states as one.
 
     Raises FileFormatError when the file cannot be read or is not text.
     """
@@ -48,41 +43,24 @@ def read_caption(path: Path) -> CaptionFile:
     except OSError as error:
         raise FileFormatError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
     try:
-        text, remark = _decode(content)
+        text, remark = decode(content)
     except UnicodeDecodeError as error:
         raise FileFormatError(
             f"{path} starts as {error.encoding.upper()} text but is broken; save it as UTF-8."
         ) from error
-    if any(ord(letter) < 32 and letter not in "\t\n\r\f\v" for letter in text):
+    unknown = content.decode("latin-1") if remark and not text else text
+    if any(ord(letter) < 32 and letter not in "\t\n\r\f\v" for letter in unknown):
         raise FileFormatError(f"{path} is not a text file; write the caption with a text editor.")
+    if path.suffix.lower() == ".json" and text.strip():
+        try:
+            stated = caption_in(json.loads(text))
+        except ValueError:
+            stated = None
+        if stated is None:
+            return CaptionFile((), NO_CAPTION_IN_JSON)
+        text = stated
     lines = (re.sub(r"[\ufeff\u200b]", "", line).strip() for line in text.splitlines())
     return CaptionFile(tuple(line for line in lines if line), remark)
-
-
-def _decode(content: bytes) -> tuple[str, str]:
-    for mark, encoding in _BYTE_ORDER_MARKS:
-        if content.startswith(mark):
-            return content[len(mark) :].decode(encoding), ""
-    if (unmarked := _utf16_without_mark(content)) is not None:
-        return content.decode(unmarked), "UTF-16 without a byte-order mark"
-    with contextlib.suppress(UnicodeDecodeError):
-        return content.decode("utf-8"), ""
-    with contextlib.suppress(UnicodeDecodeError):  # a superset of Latin-1's letters, but for five undefined bytes
-        return content.decode("cp1252"), "not UTF-8, read as Latin-1"
-    return content.decode("latin-1"), "not UTF-8, read as Latin-1"
-
-
-def _utf16_without_mark(content: bytes) -> str | None:
-    """Latin text in UTF-16 has a zero in every second byte, which no 8-bit text has."""
-    if len(content) < 2 or len(content) % 2:
-        return None
-    for encoding, zeros, letters in (
-        ("utf-16-le", content[1::2], content[::2]),
-        ("utf-16-be", content[::2], content[1::2]),
-    ):
-        if zeros.count(0) * 2 > len(zeros) and letters.count(0) == 0:
-            return encoding
-    return None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ def folder_findings(listing: Listing, config: DatasetConfig) -> list[str]:
         f"{_names(owners)} share the caption {caption.name}; rename one of them if they need captions of their own."
         for caption, owners in listing.shared_captions
     ]
+    found += _stated_findings(listing)
     if listing.orphan_captions:
         hint = ""
         doubled = next((path for path in listing.orphan_captions if Path(path.stem).suffix), None)
@@ -50,6 +51,27 @@ def folder_findings(listing: Listing, config: DatasetConfig) -> list[str]:
         "rename it or set dataset.repeats."
         for name, repeats in many.items()
     ]
+    return found
+
+
+def _stated_findings(listing: Listing) -> list[str]:
+    """Findings about captions that are not in a text file beside their picture, or that are there twice."""
+    found = list(listing.stated.problems)
+    if listing.rival_captions:
+        pairs = [f"{used} and not {other}" for used, other in listing.rival_captions[:_EXAMPLES]]
+        more = len(listing.rival_captions) - len(pairs)
+        found.append(
+            f"{len(listing.rival_captions)} captions are there twice, of which one is used: {', '.join(pairs)}"
+            f"{f' and {more} more' if more else ''}; remove the others, or choose by dataset.caption_extensions."
+        )
+    if count := sum(picture.stated is not None for picture in listing.pictures):
+        files = _names(dict.fromkeys(listing.stated.files.values()))
+        found.append(f"{_count(count, 'caption')}: read from {files}.")
+    if unused := list(listing.stated.unused):
+        found.append(f"{_files(unused, 'caption')} of a metadata file: no picture of that name.")
+    own = [p.caption for p in listing.pictures if p.caption is not None and p.caption.suffix.lower() == ".json"]
+    if own:
+        found.append(f"{_files(own, 'caption')}: read from .json.")
     return found
 
 
@@ -134,8 +156,12 @@ def _items(items: Sequence[Item], what: str) -> str:
     return _files([item.path for item in items], what)
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _files(paths: Sequence[Path], what: str) -> str:
-    return f"{len(paths)} {what}{'' if len(paths) == 1 else 's'} ({_names(paths)})"
+    return f"{_count(len(paths), what)} ({_names(paths)})"
 
 
 def _names(paths: Iterable[Path]) -> str:

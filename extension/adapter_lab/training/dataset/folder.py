@@ -20,6 +20,7 @@ from adapter_lab.config import DatasetConfig, SourceConfig
 from adapter_lab.errors import DatasetError
 from adapter_lab.training.dataset.captions import CaptionRules
 from adapter_lab.training.dataset.images import PICTURE_SUFFIXES, UNREAD_SUFFIXES
+from adapter_lab.training.dataset.stated import StatedCaptions
 
 CACHE_FOLDER_NAME = ".adapter-lab-cache"
 _KOHYA_FOLDER = re.compile(r"(\d+)_(.*)", re.DOTALL)
@@ -65,6 +66,8 @@ class FoundPicture:
     class_tokens: str
     caption: Path | None
     mask: Path | None
+    # What a file about many pictures states as the caption; None: nothing, or the picture has a file of its own.
+    stated: str | None = None
 
 
 @dataclass
@@ -75,6 +78,8 @@ class Listing:
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     orphan_captions: list[Path] = field(default_factory=list)
     shared_captions: list[tuple[Path, list[Path]]] = field(default_factory=list)
+    rival_captions: list[tuple[str, str]] = field(default_factory=list)  # the caption's file, and one not used for it
+    stated: StatedCaptions = field(default_factory=StatedCaptions)
     below: list[Path] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
 
@@ -176,11 +181,18 @@ def _list_folder(
         listing.skipped += [
             (path, f"mask of {owner.name}; set dataset.mask to `file` to use it") for path, owner in mask_of.items()
         ]
+    metadata = listing.stated.read(folder, files)
     captions = {(path.stem, path.suffix.lower()): path for path in reversed(files)}
     owned: dict[Path, list[Path]] = {}
     repeats, class_tokens, name = _folder_options(folder, source)
     for path in pictures:
-        caption = next((captions[path.stem, end] for end in caption_suffixes if (path.stem, end) in captions), None)
+        own = [captions[path.stem, end] for end in caption_suffixes if (path.stem, end) in captions]
+        if not own and (path.stem, ".json") in captions:
+            own = [captions[path.stem, ".json"]]
+        caption = own[0] if own else None
+        stated = listing.stated.of(path)
+        rivals = own[1:] + ([listing.stated.files[stated]] if own and stated else [])
+        listing.rival_captions += [(own[0].name, rival.name) for rival in rivals]
         if caption is not None:
             owned.setdefault(caption, []).append(path)
         if repeats == 0:
@@ -188,13 +200,17 @@ def _list_folder(
             continue
         mask = masks.get(path.stem) if masks_wanted else None
         key = _key(source, path)
-        listing.pictures.append(FoundPicture(path, key, source, name, repeats, class_tokens, caption, mask))
+        text = listing.stated.by_picture[stated] if stated and caption is None else None
+        found = FoundPicture(path, key, source, name, repeats, class_tokens, caption, mask, text)
+        listing.pictures.append(found)
     listing.shared_captions += [(caption, owners) for caption, owners in owned.items() if len(owners) > 1]
     stems = {path.stem for path in pictures}
     for path in files:
         suffix = path.suffix.lower()
         if suffix in UNREAD_SUFFIXES:
             listing.skipped.append((path, f"{suffix} files are not read; save it as PNG, JPEG or WebP"))
+        elif path in metadata or (suffix == ".json" and path.stem in stems):
+            continue
         elif suffix in caption_suffixes:
             if path.stem not in stems:
                 listing.orphan_captions.append(path)

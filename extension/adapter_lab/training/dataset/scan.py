@@ -12,7 +12,7 @@ from pathlib import Path
 from adapter_lab.config import DatasetConfig
 from adapter_lab.errors import ConfigError, DatasetError, FileFormatError
 from adapter_lab.training.dataset.buckets import Buckets
-from adapter_lab.training.dataset.captions import CaptionFile, read_caption
+from adapter_lab.training.dataset.captions import NO_CAPTION_IN_JSON, CaptionFile, read_caption
 from adapter_lab.training.dataset.dataset import Dataset
 from adapter_lab.training.dataset.findings import folder_findings, item_findings, remark_finding
 from adapter_lab.training.dataset.folder import (
@@ -147,6 +147,9 @@ def _item(
 
 
 def _caption(found: FoundPicture, remarks: dict[str, list[Path]]) -> CaptionFile:
+    if found.stated is not None:
+        lines = (line.strip() for line in found.stated.splitlines())
+        return CaptionFile(tuple(line for line in lines if line))
     if found.caption is None:
         return CaptionFile(())
     try:
@@ -154,7 +157,11 @@ def _caption(found: FoundPicture, remarks: dict[str, list[Path]]) -> CaptionFile
     except FileFormatError as error:
         remarks.setdefault(f"no caption ({error})".rstrip("."), []).append(found.caption)
         return CaptionFile(())
-    if caption.remark:
+    if caption.remark == NO_CAPTION_IN_JSON:
+        remarks.setdefault(caption.remark, []).append(found.caption)
+    elif caption.remark and not caption.lines:
+        remarks.setdefault(f"{caption.remark}; save as UTF-8", []).append(found.caption)
+    elif caption.remark:
         remarks.setdefault(f"{caption.remark}; save as UTF-8 if letters are wrong", []).append(found.caption)
     elif not caption.lines:
         remarks.setdefault("an empty caption file, taken as no caption", []).append(found.caption)
