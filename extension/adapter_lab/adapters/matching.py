@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+import re
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from adapter_lab.adapters import anima
 from adapter_lab.adapters.family import FAMILY_NAMES, adapter_families, in_words
 from adapter_lab.adapters.file import AdapterFile, ModuleError
 from adapter_lab.adapters.keys import Target, TargetTable, canonical, resolve
@@ -36,7 +38,12 @@ class Matched:
     @property
     def applied(self) -> list[str]:
         """The modules that fit, by their names in the file."""
-        return [match.name for match in self.matches]
+        return list(dict.fromkeys(match.name for match in self.matches))
+
+
+# How a web UI's names of a transformer's modules begin, and how those of other programs may begin in place of it.
+OWN_PREFIX = r"^lora_unet_|^lora_te1_(?=llm_adapter_)"
+OTHER_PREFIXES = ("", "lora_unet_", "net_", "transformer_", "lora_transformer_")
 
 
 class PlainTable(TargetTable):
@@ -47,6 +54,11 @@ class PlainTable(TargetTable):
         aliases: dict[str, Target] = {}
         for name, target in self.items():
             aliases.setdefault(canonical(name), target)
+        for name, target in list(aliases.items()):
+            own = re.sub(OWN_PREFIX, "", name)
+            for spelled in (own, *anima.other_names(own)) if own != name else ():
+                for prefix in OTHER_PREFIXES:
+                    aliases.setdefault(prefix + spelled, target)
         return aliases
 
 
@@ -85,17 +97,25 @@ def _names_text(name: str) -> bool:
     return name.startswith(("lora_te", "text_encoder"))
 
 
-def match(file: AdapterFile, table: Mapping[str, Target], family: str | None, base_name: str) -> Matched:
+def match(
+    file: AdapterFile,
+    table: Mapping[str, Target],
+    family: str | None,
+    base_name: str,
+    spread: Mapping[str, Sequence[str]] | None = None,
+) -> Matched:
     """Find the weight of each module of `file`, which only the file's header is read for.
 
     `family` is the base's ("sd15", "sd2", "sdxl"; None: another, told apart by its names alone), `base_name` what
-    messages call it. Raises FileFormatError if the file belongs to another family or none of its modules fits.
+    messages call it. `spread` has the modules that change other weights than their names say, by those weights' names.
+    Raises FileFormatError if the file belongs to another family or none of its modules fits.
     """
     _check_family(file, family, base_name)
     found = Matched(unknown=list(file.unknown))
     taken: dict[str, str] = {}
-    for name in file.modules:
-        target = resolve(name, table)
+    places = [(name, place) for name in file.modules for place in (spread or {}).get(name, (name,))]
+    for name, place in places:
+        target = resolve(place, table)
         reason = _misfit(file, name, target, taken)
         if reason or target is None:
             found.not_applied[name] = reason or ""

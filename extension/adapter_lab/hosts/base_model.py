@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+from adapter_lab.adapters import anima
+from adapter_lab.adapters.file import AdapterFile
 from adapter_lab.adapters.keys import TargetTable, family_of, resolve, targets
 from adapter_lab.adapters.layouts import UNET
 from adapter_lab.adapters.matching import Place, plain_targets
@@ -20,6 +23,7 @@ TEXT_ENCODERS = {
     "sd2": {"clip_h.": "cond_stage_model."},
     "sdxl": {"clip_l.": "conditioner.embedders.0.", "clip_g.": "conditioner.embedders.1."},
 }
+ANIMA_LAYER = ".cross_attn.output_proj"  # every block of its transformer has one
 KEPT = 4  # tables kept: a base, a refiner, and those of hires fix
 
 
@@ -39,6 +43,19 @@ class BaseModel:
     def only_the_web_ui_has(self, module: str) -> bool:
         """Whether the web UI has a weight for this module of a file, but we have none."""
         return self.names is not None and module in self.names and resolve(module, self.table) is None
+
+    @cached_property
+    def anima_blocks(self) -> int:
+        """How many blocks an Anima transformer has; 0 for any other model."""
+        keys = (target.key.removesuffix(".weight") for target in self.table.values() if self.family is None)
+        return max(anima.blocks_of(key for key in keys if key.endswith(ANIMA_LAYER)), default=-1) + 1
+
+    def spread(self, file: AdapterFile) -> tuple[Mapping[str, Sequence[str]], str]:
+        """Modules of a file for a smaller variant of this model, by the names they have here, and a remark about it.
+
+        Raises FileFormatError if the file is for a larger one.
+        """
+        return anima.spread(file.modules, self.anima_blocks, str(file.path), self.name)
 
 
 def comfy_base(name: str, unet: Shapes, text: Shapes, names: Callable[[], Mapping[str, Any]]) -> BaseModel:

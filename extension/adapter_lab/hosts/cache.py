@@ -63,6 +63,7 @@ class CachedFile:
         self._weights: Weights | None = None
         self._reading = threading.Lock()
         self._matched: weakref.WeakKeyDictionary[BaseModel, Matched | FileFormatError] = weakref.WeakKeyDictionary()
+        self._remarks: weakref.WeakKeyDictionary[BaseModel, tuple[bool, str]] = weakref.WeakKeyDictionary()
         self._plans: weakref.WeakKeyDictionary[BaseModel, dict[int | None, Plan]] = weakref.WeakKeyDictionary()
         self._open()
 
@@ -124,13 +125,25 @@ class CachedFile:
         if found is None:
             file = self._file()
             try:
-                found = match(file, base.table, base.family, base.name)
+                spread, remark = base.spread(file)
+                found = match(file, base.table, base.family, base.name, spread)
+                self._remarks[base] = (bool(spread), remark)
             except FileFormatError as error:
                 found = error
             self._matched[base] = found
         if isinstance(found, FileFormatError):
             raise found
         return found
+
+    def is_spread(self, base: BaseModel) -> bool:
+        """Whether it is for a smaller variant of the base, whose weights its modules change more of than they name."""
+        self.matched(base)
+        return self._remarks[base][0]
+
+    def remark(self, base: BaseModel) -> str:
+        """What is to be said of how it was matched, beside what was not; empty as a rule."""
+        self.matched(base)
+        return self._remarks[base][1]
 
     def plan(self, base: BaseModel, dyn: int | None = None) -> Plan:
         """Its patches for a base; raises FileFormatError if there are none."""

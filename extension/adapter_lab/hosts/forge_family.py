@@ -75,21 +75,35 @@ class ForgeFamily(ABC):
     def forget_patched(self, model: Any) -> None:  # noqa: B027, since most have nothing to forget
         """Make the web UI patch the loaded model anew, also where it thinks that it has done so."""
 
+    def file_names(self, names: dict[str, Any]) -> dict[str, Any]:
+        """The web UI's map from names in adapter files to weights, with what it renames before it looks there."""
+        return names
+
     def patching(self, model: nn.Module) -> AbstractContextManager[None]:
         """Goes around what patches all weights of a UNet or of the text encoders, for the report (`patched.Ledger`)."""
-        loaded = _loaded_model()
-        if self._loader is None or loaded is None:
-            return nullcontext()
-        objects = loaded.forge_objects_original
-        if model is objects.unet.model:
-            return self._loader.ledger.patching("unet")
-        if objects.clip is not None and model is objects.clip.cond_stage_model:
-            return self._loader.ledger.patching("te1", "te2")
-        return nullcontext()
+        parts = self.parts_of(model)
+        return self._loader.ledger.patching(*parts) if self._loader is not None and parts else nullcontext()
+
+    def parts_of(self, model: nn.Module) -> tuple[str, ...]:
+        """The parts of the loaded model that a UNet or the text encoders are, as patches name them; else none."""
+        objects = getattr(_loaded_model(), "forge_objects_original", None)
+        if objects is not None and model is objects.unet.model:
+            return ("unet",)
+        if objects is not None and objects.clip is not None and model is objects.clip.cond_stage_model:
+            return ("te1", "te2")
+        return ()
 
     def patching_one(self) -> AbstractContextManager[None]:
         """Goes around what computes a single weight from its patches."""
         return nullcontext() if self._loader is None else self._loader.ledger.patching()
+
+    def tag_of(self, path: str, use: int) -> str:
+        """What a file's patches are called; as a rule other than those of the same file's other uses."""
+        return f"{path} ({use})"
+
+    def keeps_at_zero(self, online: bool) -> bool:
+        """Whether the web UI may raise the strength of patches that it adds with none."""
+        return False
 
     def loads_alone(self, model: Any) -> bool:
         """Whether the loaded model is of a kind whose weights only the web UI can patch."""
@@ -219,7 +233,7 @@ class ForgeFamily(ABC):
 
     def _our_file(self, plan: Plan | None, path: str) -> OurFile:
         self._uses += 1
-        return OurFile(plan, f"{path} ({self._uses})")
+        return OurFile(plan, self.tag_of(path, self._uses))
 
     def _patch_models(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def load_lora_for_models(
@@ -247,7 +261,7 @@ class ForgeFamily(ABC):
     def _patched(
         self, patcher: Any, patches: Mapping[str, WeightPatch], strength: float, tag: str, online: bool
     ) -> Any:
-        if patcher is None or not patches or strength == 0:
+        if patcher is None or not patches or (strength == 0 and not self.keeps_at_zero(online)):
             return patcher
         copied = patcher.clone()
         self.add_patches(copied, patches, strength, tag, online)
@@ -261,7 +275,7 @@ class ForgeFamily(ABC):
         keys = importlib.import_module(self.lora_module)
 
         def names() -> dict[str, Any]:
-            return {**keys.model_lora_keys_clip(text, {}), **keys.model_lora_keys_unet(unet, {})}
+            return self.file_names({**keys.model_lora_keys_clip(text, {}), **keys.model_lora_keys_unet(unet, {})})
 
         def make() -> BaseModel:
             return comfy_base(_name_of(model), weight_shapes(unet), weight_shapes(text), names)

@@ -133,7 +133,8 @@ class Loader:
             if base.names is not None and any(base.only_the_web_ui_has(name) for name in entry.file.modules):
                 return False
             # What the web UI would leave out without a word is ours, to be applied or named.
-            return all_files or bool(entry.matched(base).not_applied) or not base.names_all(entry.file.modules)
+            left_out = bool(entry.matched(base).not_applied) or not base.names_all(entry.file.modules)
+            return all_files or left_out or entry.is_spread(base)
         except Exception:  # `plan` says what it is
             return True
 
@@ -149,6 +150,7 @@ class Loader:
             assert entry.file is not None
             report.algorithms, report.total = algorithms(entry.file), len(entry.file.modules)
             report.applied, report.reasons = len(plan.modules), entry.reasons(base)
+            report.remark = entry.remark(base)
         except AdapterLabError as error:
             plan, report.refused = None, str(error)
         except Exception as error:  # a mistake of ours costs this file, not the picture

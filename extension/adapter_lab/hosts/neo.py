@@ -9,13 +9,18 @@ from typing import Any
 
 import torch
 
-from adapter_lab.hosts.forge_family import ForgeFamily
 from adapter_lab.hosts.hooks import Hooks
 from adapter_lab.hosts.plan import WeightPatch
-from adapter_lab.hosts.weight_adapters import adapter_class, any_ours, merging_in_fp32
+from adapter_lab.hosts.weight_adapters import AdapterObjects, adapter_class, any_ours
+
+# How Neo's names of the conditioner's modules begin, and those in files.
+CONDITIONER = (
+    ("lora_te_llm_adapter", "lora_unet_llm_adapter"),
+    ("text_encoders.qwen3_06b.llm_adapter", "diffusion_model.llm_adapter"),
+)
 
 
-class Neo(ForgeFamily):
+class Neo(AdapterObjects):
     """sd-webui-forge-neo."""
 
     name = "neo"
@@ -25,11 +30,31 @@ class Neo(ForgeFamily):
     def __init__(self) -> None:
         super().__init__()
         self._patching_ours = False
+        self._has_schedule = False
+
+    def file_names(self, names: dict[str, Any]) -> dict[str, Any]:
+        """Anima's conditioner is part of the transformer in files, and of the text encoder in Neo, which renames it."""
+        renamed = {
+            name.replace(own, in_files, 1): place
+            for name, place in names.items()
+            for own, in_files in CONDITIONER
+            if name.startswith(own)
+        }
+        return {**renamed, **names}
+
+    def tag_of(self, path: str, use: int) -> str:
+        """The path, by which a schedule (`<lora:name:[1@0,0.2@0.5]>`) finds the patches whose strength it sets."""
+        return path
+
+    def keeps_at_zero(self, online: bool) -> bool:
+        # Files with a schedule are loaded at 0; it then raises the strength of what is computed each time.
+        return online and self._has_schedule
 
     def hook_weights(self, hooks: Hooks) -> None:
         self._patch_class = adapter_class(importlib.import_module(self.lora_module).weight_adapter.WeightAdapterBase)
         patcher, memory = (importlib.import_module(f"backend.{name}") for name in ("patcher.base", "memory_management"))
-        hooks.replace(patcher, "merge_lora_to_weight", lambda merge: merging_in_fp32(merge, "computation_dtype"))
+        self.hook_patcher(hooks, patcher.ModelPatcher, patcher, "merge_lora_to_weight", "computation_dtype")
+        self._has_schedule = hasattr(patcher, "OnlineLoRAPatch")
         hooks.replace(patcher.ModelPatcher, "patch_weight_to_device", self._patch_weight)
         hooks.replace(memory, "lora_compute_dtype", self._compute_dtype)
 

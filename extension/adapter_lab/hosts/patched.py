@@ -1,12 +1,13 @@
 """What the live weights really got of each adapter file, written down as they are patched.
 
 Between the patches we hand over and a weight stand other extensions: they take patches out, and give them strengths by
-block or by step. So every report is made from here, by three kinds of entries:
+block or by step. So every report is made from here, by four kinds of entries:
 
 - `WeightPatch.on_patched`, which `Ledger.open` sets, is called with a strength whenever a patch has been computed.
 - `Ledger.patching(parts)` goes around what patches all weights of a model: patches that were not computed in it are no
   longer in the weights of these parts, however they got lost. The strengths of a file named twice add up in it.
 - `Ledger.patched(key, strengths)` is the same for one weight, where a web UI patches layer by layer.
+- `Ledger.without(parts, holds)` looks for patches that are gone where a web UI may compute weights later, or never.
 """
 
 from __future__ import annotations
@@ -171,6 +172,13 @@ class Ledger:
                     history.add(self._step(), noted[path, key])
                 elif history.part in parts:
                     history.add(self._step(), None)
+
+    def without(self, parts: Collection[str], holds: Callable[[WeightPatch], bool]) -> None:
+        """Note which weights of these parts have no patch (`holds` tells): they are used as the base has them."""
+        for file in self._files.values():
+            for key, patch in file.plan.patches.items():
+                if patch.part in parts and not holds(patch):
+                    file.weights[key].add(self._step(), None)
 
     def patched(self, key: str, strengths: Mapping[str, float]) -> None:
         """A weight was patched with these files (by path) and no others."""

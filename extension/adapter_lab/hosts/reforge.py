@@ -6,13 +6,12 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from adapter_lab.hosts.forge_family import ForgeFamily
 from adapter_lab.hosts.hooks import Hooks
 from adapter_lab.hosts.plan import WeightPatch
-from adapter_lab.hosts.weight_adapters import adapter_class, merging_in_fp32
+from adapter_lab.hosts.weight_adapters import AdapterObjects, adapter_class
 
 
-class ReForge(ForgeFamily):
+class ReForge(AdapterObjects):
     """stable-diffusion-webui-reForge."""
 
     name = "reforge"
@@ -22,7 +21,8 @@ class ReForge(ForgeFamily):
     def hook_weights(self, hooks: Hooks) -> None:
         module = importlib.import_module(self.lora_module)
         self._patch_class = adapter_class(module.weight_adapter.WeightAdapterBase)
-        hooks.replace(module, "calculate_weight", lambda merge: merging_in_fp32(merge, "intermediate_dtype"))
+        patcher = importlib.import_module("ldm_patched.modules.model_patcher").ModelPatcher
+        self.hook_patcher(hooks, patcher, module, "calculate_weight", "intermediate_dtype")
 
     def add_patches(
         self, patcher: Any, patches: Mapping[str, WeightPatch], strength: float, tag: str, online: bool

@@ -24,6 +24,7 @@ class FileReport:
     seconds: float = 0.0  # reading and matching it
     reasons: dict[str, str] = field(default_factory=dict)  # module or tensor -> why it was not applied
     refused: str | None = None
+    remark: str = ""  # about how its modules were matched with the base's weights
     patched: Patched | None = None  # what the weights got; until the picture is made, `applied` is what they are to get
     said: str = ""  # on the console, of a picture whose weights got something else than the prompt asks for
 
@@ -60,11 +61,13 @@ class FileReport:
         """For the infotext, the same for the same picture: `my-file: lokr, 354 of 354 modules`."""
         if self.refused:
             return f"{self.name}: not applied"
-        applied, remark = self.applied, ""
+        applied, remarks = self.applied, [self.remark]
         if self.patched is not None and self.patched.is_known:
             applied -= len(self.patched.without_effect() - self.reasons.keys())
-            remark = self.patched.remark()
-        return f"{self.name}: {self.algorithms}, {applied} of {self.total} modules{remark and f', {remark}'}"
+            remarks.append(self.patched.remark())
+        return ", ".join(
+            [f"{self.name}: {self.algorithms}", f"{applied} of {self.total} modules", *filter(None, remarks)]
+        )
 
     def warning(self, shown: int = SHOWN) -> str | None:
         """What was not applied and why, the first `shown` modules by name; None if nothing is missing."""

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adapter_lab.hosts.forge_family import ForgeFamily
+from adapter_lab.hosts.guard import guarded
+from adapter_lab.hosts.hooks import Hooks
 from adapter_lab.hosts.live_weights import apply_in_fp32
 from adapter_lab.hosts.plan import WeightPatch
 
@@ -42,17 +45,49 @@ def any_ours(patches: Any) -> bool:
     return any(hasattr(patch[1], OURS) for patch in patches)
 
 
-def merging_in_fp32(merge: Callable[..., Tensor], dtype_argument: str) -> Callable[..., Tensor]:
-    """A web UI's computation of a weight from its patches, in fp32 if one is ours, so that it is rounded once.
+class AdapterObjects(ForgeFamily):
+    """A web UI with ComfyUI's model patcher: patches are objects, kept by weight, and weights computed from them."""
 
-    `dtype_argument` names the parameter for the dtype it computes in; the result has that dtype.
-    """
+    def hook_patcher(self, hooks: Hooks, patcher: Any, merging: Any, function: str, dtype_argument: str) -> None:
+        """Compute weights with patches of ours in fp32, and note what all weights get.
 
-    def merge_in_fp32(patches: Any, weight: Tensor, key: str, *args: Any, **named: Any) -> Tensor:
-        if args or not any_ours(patches):
-            return merge(patches, weight, key, *args, **named)
-        wanted = named.get(dtype_argument, torch.float32)
-        merged = merge(patches, weight.to(torch.float32), key, **{**named, dtype_argument: torch.float32})
-        return merged.to(wanted)
+        `patcher` is the class, `function` of the module `merging` computes a weight from its patches, in the dtype of
+        its parameter `dtype_argument`, which the result has.
+        """
 
-    return merge_in_fp32
+        def make(merge: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            def merge_in_fp32(patches: Any, weight: Tensor, key: str, *args: Any, **named: Any) -> Tensor:
+                if args or not any_ours(patches):
+                    return merge(patches, weight, key, *args, **named)
+                wanted = named.get(dtype_argument, torch.float32)
+                with self.patching_one():
+                    merged = merge(patches, weight.to(torch.float32), key, **{**named, dtype_argument: torch.float32})
+                return merged.to(wanted)
+
+            return merge_in_fp32
+
+        hooks.replace(merging, function, make)
+        hooks.replace(patcher, "load", self._load)
+
+    def _load(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Some weights are computed when the model is loaded, some when they are used; what has no patch, never."""
+
+        def load(patcher: Any, *args: Any, **named: Any) -> Any:
+            done = original(patcher, *args, **named)
+            with guarded("looking at the patches of the loaded model"):
+                parts = self.parts_of(patcher.model)
+                if self._loader is not None and parts:
+                    self._loader.ledger.without(parts, lambda patch: _holds(patcher, patch))
+            return done
+
+        return load
+
+
+def _holds(patcher: Any, patch: WeightPatch) -> bool:
+    """Whether a model patcher has a patch of ours, to be computed once or (`weight_wrapper_patches`) each time."""
+    functions = getattr(patcher, "weight_wrapper_patches", {}).get(patch.key, ())
+    entries = [
+        *patcher.patches.get(patch.key, ()),
+        *(entry for one in functions for entry in getattr(one, "patch", ())),
+    ]
+    return any(getattr(entry[1], "patch", None) is patch for entry in entries)

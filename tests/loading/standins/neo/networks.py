@@ -20,6 +20,19 @@ loaded_networks: list[network.Network] = []
 load_lora_state_dict = functools.partial(load_torch_file, safe_load=True)
 
 
+def process_anima(lora: dict[str, Any]) -> dict[str, Any]:
+    """The conditioner's modules have other names in files: the host asks whether its model is of the class `Anima`."""
+    renamed = (
+        ("diffusion_model.llm_adapter", "text_encoders.qwen3_06b.llm_adapter"),
+        ("lora_unet_llm_adapter", "lora_te_llm_adapter"),
+    )
+    for key in list(lora):
+        for start, own in renamed:
+            if key.startswith(start):
+                lora[key.replace(start, own)] = lora.pop(key)
+    return lora
+
+
 def load_lora_for_models(
     model: Any, clip: Any, lora: Any, strength_model: float, strength_clip: float, filename: str = "default",
     online_mode: bool = False,
@@ -27,6 +40,8 @@ def load_lora_for_models(
     if dynamic_args.nunchaku:
         model.model.loras = [*getattr(model.model, "loras", []), (filename, strength_model)]
         return model, clip
+    if any(key.startswith("qwen3_06b.llm_adapter.") for key in clip.cond_stage_model.state_dict()):
+        lora = process_anima(dict(lora))
     unet, rest = load_lora(lora, model_lora_keys_unet(model.model))
     text, rest = load_lora(rest, model_lora_keys_clip(clip.cond_stage_model))
     if len(rest) / len(lora) > 0.5:

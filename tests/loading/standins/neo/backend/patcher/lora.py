@@ -29,6 +29,10 @@ def model_lora_keys_clip(model: Any, key_map: Any = {}) -> Any:  # noqa: B006
         if key.startswith("t5xxl.transformer.") and key.endswith(".weight"):
             path = key.removeprefix("t5xxl.transformer.").removesuffix(".weight")
             key_map["lora_te2_" + path.replace(".", "_")] = key
+        elif key.startswith("qwen3_06b.") and key.endswith(".weight"):
+            path = key.removeprefix("qwen3_06b.").removeprefix("model.").removesuffix(".weight")
+            key_map["text_encoders." + key.removesuffix(".weight")] = key
+            key_map["lora_te_" + path.replace(".", "_")] = key
     return key_map
 
 
