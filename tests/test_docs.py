@@ -23,11 +23,15 @@ def test_a_stale_page_is_found_and_written_anew(
     monkeypatch.setattr(docs, "PAGE", tmp_path / "docs" / "configuration.md")
     monkeypatch.setattr(docs, "API_PAGE", tmp_path / "docs" / "api.md")
     monkeypatch.setattr(docs, "README", tmp_path / "README.md")
-    docs.README.write_text(f"before\n{docs.TYPES_BEGIN}old\n{docs.TYPES_END}after\n", encoding="utf-8")
+    docs.README.write_text(f"before\n{docs.TYPES_BEGIN}old\n{docs.MADE_END}after\n", encoding="utf-8")
+    monkeypatch.setattr(docs, "IMPORT_PAGE", tmp_path / "docs" / "importing.md")
+    docs.IMPORT_PAGE.parent.mkdir()
+    docs.IMPORT_PAGE.write_text(f"before\n{docs.OPTIONS_BEGIN}old\n{docs.MADE_END}after\n", encoding="utf-8")
     assert docs.main(["--check"]) == 1
     assert docs.main([]) == 0
     assert docs.main(["--check"]) == 0
-    for path, word in ((docs.PAGE, b"`dim`"), (docs.API_PAGE, b"/status"), (docs.README, b"Kronecker")):
+    pages = ((docs.PAGE, b"`dim`"), (docs.API_PAGE, b"/status"), (docs.README, b"Kronecker"))
+    for path, word in (*pages, (docs.IMPORT_PAGE, b"`dim_from_weights`")):
         path.write_bytes(path.read_bytes().replace(word, b"`dims`"))
         assert docs.main(["--check"]) == 1
         assert docs.main([]) == 0

@@ -1,5 +1,5 @@
 """References made from the code: every setting (`docs/configuration.md`, a JSON schema), every route (`docs/api.md`),
-and the README's table of adapter types.
+every option of kohya's (`docs/importing.md`), and the README's table of adapter types.
 
 python -m adapter_lab.docs            write them
 python -m adapter_lab.docs --check    fail when they are not what the code says
@@ -30,6 +30,7 @@ from adapter_lab.config import (
 from adapter_lab.config_file import literal, range_of
 from adapter_lab.errors import ConfigError
 from adapter_lab.kinds import KINDS
+from adapter_lab.kohya.table import TABLES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs" / "configuration.md"
@@ -37,7 +38,11 @@ API_PAGE = REPOSITORY / "docs" / "api.md"
 README = REPOSITORY / "README.md"
 # The README's table lies between these two lines.
 TYPES_BEGIN = "<!-- Made from extension/adapter_lab/kinds.py by `python -m adapter_lab.docs`; change it there. -->\n"
-TYPES_END = "<!-- Here the made part ends. -->\n"
+MADE_END = "<!-- Here the made part ends. -->\n"
+IMPORT_PAGE = REPOSITORY / "docs" / "importing.md"
+OPTIONS_BEGIN = (
+    "<!-- Made from extension/adapter_lab/kohya/table.py by `python -m adapter_lab.docs`; change it there. -->\n"
+)
 
 INTRODUCTION = """\
 # Configuration
@@ -115,13 +120,32 @@ def _escaped(text: str) -> str:
 
 def readme() -> str:
     """The text of README.md with the table of adapter types as kinds.py has it."""
-    text = README.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(TYPES_BEGIN)
-    _, end, after = rest.partition(TYPES_END)
-    if not begin or not end:
-        raise ConfigError(f"{README} lacks the lines between which its table of types lies: see {__file__}.")
     rows = ["| type | `[network]` | what it is good for |", "|---|---|---|"]
     rows += [f"| {kind.title} | {_made_by(kind.network)} | {_escaped(kind.good_for)} |" for kind in KINDS.values()]
+    return _with_made(README, TYPES_BEGIN, rows, "table of types")
+
+
+def import_page() -> str:
+    """The text of docs/importing.md with what becomes of every option as kohya/table.py has it."""
+    rows = []
+    for title, options in TABLES.items():
+        rows += [f"### {title}", "", "| what becomes of it | options |", "|---|---|"]
+        groups: dict[tuple[str, str], list[str]] = {}
+        for name, row in options.items():
+            groups.setdefault((row.fate, row.words), []).append(f"`{name}`")
+        for (fate, words), names in groups.items():
+            rows.append(f"| {_escaped(': '.join(filter(None, (fate, words))))} | {' '.join(names)} |")
+        rows.append("")
+    return _with_made(IMPORT_PAGE, OPTIONS_BEGIN, rows[:-1], "table of options")
+
+
+def _with_made(path: Path, begin_line: str, rows: list[str], what: str) -> str:
+    """The text of `path` with `rows` between its line `begin_line` and the next that ends a made part."""
+    text = path.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(begin_line)
+    _, end, after = rest.partition(MADE_END)
+    if not begin or not end:
+        raise ConfigError(f"{path} lacks the lines between which its {what} lies: see {__file__}.")
     return "\n".join([before + begin, *rows, f"\n{end}{after}"])
 
 
@@ -180,7 +204,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(schema(), indent=2))
         return 0
     status = 0
-    for path, text in ((PAGE, page()), (API_PAGE, reference.page()), (README, readme())):
+    made = ((PAGE, page()), (API_PAGE, reference.page()), (README, readme()), (IMPORT_PAGE, import_page()))
+    for path, text in made:
         if not chosen.check:
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(text.encode())

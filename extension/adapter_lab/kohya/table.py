@@ -118,7 +118,7 @@ OPTIONS: dict[str, Row] = {
     **_left("nothing is uploaded", "huggingface_* wandb_* async_upload save_state_to_huggingface"),
     **_left("the validation loss is measured at each save", "validate_every_n_steps validate_every_n_epochs", 0),
     **_left("all pictures held out are measured", "max_validation_steps", 0),
-    **_left("run.seed chooses the pictures held out", "validation_seed"),
+    **_left("the pictures held out are chosen by their content", "validation_seed"),
     **_left("there is no token warm-up here", "token_warmup_min", 1),
     **_left("there is no token warm-up here", "token_warmup_step", 0),
     **_left("caption dropout is drawn per picture here", "caption_dropout_every_n_epochs", 0),
@@ -183,6 +183,13 @@ GUI: dict[str, Row] = {
         "train_double_block_indices train_lora_ggpo train_single_block_indices train_t5xxl txt_attn_dim txt_mlp_dim "
         "txt_mod_dim weighting_scheme"
     ),
+}
+
+
+TABLES = {
+    "Options of sd-scripts and of its dataset files": OPTIONS,
+    "`network_args`": NETWORK_ARGS,
+    "Fields of the kohya_ss GUI that are no option of sd-scripts": GUI,
 }
 
 
