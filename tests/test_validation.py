@@ -10,7 +10,7 @@ import pytest
 from adapter_lab import config_file
 from adapter_lab.config import (
     ALGORITHMS,
-    OPTIMIZERS,
+    OWN_OPTIMIZERS,
     RuleConfig,
     SourceConfig,
     TrainConfig,
@@ -58,7 +58,7 @@ def test_the_defaults_with_a_checkpoint_pictures_and_a_budget_are_valid() -> Non
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OWN_OPTIMIZERS)
 def test_every_algorithm_and_optimiser_is_valid_with_its_defaults(algo: str, optimizer: str) -> None:
     validate(complete(f"network.algo={algo}", f"optimizer.name={optimizer}"))
 
@@ -77,7 +77,7 @@ def test_a_setting_is_refused_exactly_where_its_algorithm_is_not_in_use(algo: st
             assert told[0].startswith(f"network.{name} is used by ") and algo in told[0]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OWN_OPTIMIZERS)
 def test_a_setting_is_refused_exactly_where_its_optimiser_is_not_in_use(optimizer: str) -> None:
     for section, name, entry in settings():
         users = entry.metadata["optimizers"]

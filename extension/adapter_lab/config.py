@@ -15,10 +15,17 @@ from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from adapter_lab import library_optimizers
+
 ALGORITHMS = ("lora", "loha", "lokr", "glora", "diag-oft", "boft", "ia3", "full")
 LOW_RANK = ("lora", "loha", "lokr", "glora")
 ORTHOGONAL = ("diag-oft", "boft")
-OPTIMIZERS = ("prodigy", "adamw", "adamw8bit", "adafactor", "lion", "prodigy-plus-schedule-free")
+# Those whose options are settings of their own, and all.
+OWN_OPTIMIZERS = ("prodigy", "adamw", "adamw8bit", "adafactor", "lion", "prodigy-plus-schedule-free")
+OPTIMIZERS = OWN_OPTIMIZERS + library_optimizers.NAMES
+# Those that save an average of the weights, and of them those that take the place of a schedule.
+AVERAGING = ("prodigy-plus-schedule-free", *library_optimizers.AVERAGING)
+SCHEDULE_FREE = ("prodigy-plus-schedule-free", *library_optimizers.SCHEDULE_FREE)
 PRODIGIES = ("prodigy", "prodigy-plus-schedule-free")
 # Schedules that come to their end with the budget, and all.
 ENDING_SCHEDULES = ("cosine", "linear", "cosine-restarts", "polynomial", "rex")
@@ -311,11 +318,23 @@ class NetworkConfig:
 class OptimizerConfig:
     """The optimiser, its learning rates and schedule."""
 
-    name: str = option("prodigy", "Optimiser.", choices=OPTIMIZERS, flag="optimizer", basic=True)
+    name: str = option(
+        "prodigy",
+        "Optimiser: of these, or of the package pytorch-optimizer (docs/optimizers.md).",
+        choices=OPTIMIZERS,
+        flag="optimizer",
+        basic=True,
+    )
+    args: list[str] = option(
+        [],
+        "Arguments of an optimiser of pytorch-optimizer, each `name=value`; others have its defaults.",
+        optimizers=library_optimizers.NAMES,
+        flag="optimizer-args",
+    )
     lr: float | Literal["auto"] = option(
         "auto",
-        "Learning rate; auto: the optimiser's usual (Prodigy family 1, AdamW and Adafactor 1e-4, Lion 3e-5); 0: the "
-        "UNet is not trained.",
+        "Learning rate; auto: the optimiser's usual (Prodigy family 1, AdamW and Adafactor 1e-4, Lion 3e-5, others "
+        "docs/optimizers.md); 0: the UNet is not trained.",
         minimum=0,
         basic=True,
     )
@@ -331,7 +350,7 @@ class OptimizerConfig:
         minimum=0,
         needs=("network.train_te", "network.train_te2"),
     )
-    weight_decay: float = option(0.01, "Decoupled weight decay.", minimum=0)
+    weight_decay: float = option(0.01, "Decoupled weight decay.", minimum=0, optimizers=OWN_OPTIMIZERS)
     betas: list[float] = option(
         [0.9, 0.99],
         "Decay of the first and second moment.",
@@ -556,6 +575,23 @@ def default_of(entry: Field[Any]) -> Any:
 def type_of(owner: type, name: str) -> Any:
     """The type of a setting: str, int, float, bool, a list of str, float or a dataclass, or a number or a word."""
     return _types(owner)[name]
+
+
+def shown_choices(entry: Field[Any]) -> tuple[str, ...]:
+    """The choices of a setting for people: of very many the first and how many more."""
+    choices = entry.metadata["choices"] or ()
+    if len(choices) <= MOST_SHOWN:
+        return tuple(choices)
+    return (*choices[: len(OWN_OPTIMIZERS)], f"{len(choices) - len(OWN_OPTIMIZERS)} more (docs/optimizers.md)")
+
+
+def shown_optimizers(entry: Field[Any]) -> tuple[str, ...]:
+    """The optimisers that use a setting for people: those of the package as one."""
+    users = entry.metadata["optimizers"] or ()
+    return ("those of pytorch-optimizer",) if users == library_optimizers.NAMES else tuple(users)
+
+
+MOST_SHOWN = 20
 
 
 def words_of(kind: Any) -> tuple[str, ...]:

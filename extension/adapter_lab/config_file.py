@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from adapter_lab import files
-from adapter_lab.config import TrainConfig, default_of, number_of, sections, settings, type_of, words_of
+from adapter_lab.config import (
+    TrainConfig,
+    default_of,
+    number_of,
+    sections,
+    settings,
+    shown_choices,
+    shown_optimizers,
+    type_of,
+    words_of,
+)
 from adapter_lab.errors import ConfigError
 
 HEADER = "Adapter Lab training configuration"
@@ -324,12 +334,12 @@ def remark(entry: dataclasses.Field[Any]) -> str:
     """What else a person should know about a setting: choices, range, unit, default, who uses it."""
     meta, parts = entry.metadata, []
     if meta["choices"]:
-        parts.append("one of " + ", ".join(filter(None, meta["choices"])))
+        parts.append("one of " + ", ".join(filter(None, shown_choices(entry))))
     parts.append(range_of(entry))
     if meta["algorithms"]:
         parts.append("for " + ", ".join(meta["algorithms"]))
     if meta["optimizers"]:
-        parts.append("for " + ", ".join(meta["optimizers"]))
+        parts.append("for " + ", ".join(shown_optimizers(entry)))
     for condition in meta["needs"]:
         parts.append("needs " + condition)
     return "; ".join(part for part in parts if part)

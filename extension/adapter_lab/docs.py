@@ -24,6 +24,8 @@ from adapter_lab.config import (
     flag_of,
     number_of,
     sections,
+    shown_choices,
+    shown_optimizers,
     type_of,
     words_of,
 )
@@ -89,8 +91,8 @@ def _cells(owner: Any, section: str | None) -> Iterator[list[str]]:
         if section:
             spelled = flag_of(section, entry.name)
             flag = [f"`{spelled}`" + (f" `--no-{spelled[2:]}`" if kind is bool else "")]
-        allowed = ", ".join(f"`{choice or chr(34) * 2}`" for choice in meta["choices"] or ()) or range_of(entry)
-        users = meta["algorithms"] or meta["optimizers"] or ()
+        allowed = ", ".join(f"`{choice or chr(34) * 2}`" for choice in shown_choices(entry)) or range_of(entry)
+        users = meta["algorithms"] or shown_optimizers(entry)
         needs = "".join(f" Needs `{condition}`." for condition in meta["needs"])
         yield [
             f"`{entry.name}`",

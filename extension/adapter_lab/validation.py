@@ -11,9 +11,13 @@ from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, get_args, get_origin
 
+from adapter_lab import library_optimizers
 from adapter_lab.config import (
+    AVERAGING,
     LOW_RANK,
+    OPTIMIZERS,
     PRODIGIES,
+    SCHEDULE_FREE,
     LossConfig,
     NetworkConfig,
     TrainConfig,
@@ -21,6 +25,8 @@ from adapter_lab.config import (
     number_of,
     sections,
     settings,
+    shown_choices,
+    shown_optimizers,
     trained_network,
     type_of,
     words_of,
@@ -124,10 +130,12 @@ def _problems_of(name: str, value: Any, kind: Any, entry: Field[Any]) -> Iterato
 def _range_problems(name: str, value: Any, entry: Field[Any]) -> Iterator[str]:
     choices, low, high = (entry.metadata[key] for key in ("choices", "minimum", "maximum"))
     unit = f" {entry.metadata['unit']}" if entry.metadata["unit"] else ""
-    if choices is not None and value not in choices:
+    if choices is OPTIMIZERS and value in library_optimizers.REFUSED:
+        yield f"{name} is {value}, which cannot train adapters: {library_optimizers.REFUSED[value]}; choose another."
+    elif choices is not None and value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=1)
         hint = OTHER_WORDS.get(str(value).lower(), f"; did you mean {near[0]}?" if near else ".")
-        yield f"{name} is {value!r}, but must be one of {', '.join(filter(None, choices))}{hint}"
+        yield f"{name} is {value!r}, but must be one of {', '.join(filter(None, shown_choices(entry)))}{hint}"
     elif low is not None and value < low:
         yield f"{name} is {value}{unit}, but must be at least {low}{unit}."
     elif high is not None and value > high:
@@ -172,7 +180,7 @@ def ignored_because(config: TrainConfig, section: str, name: str) -> str | None:
         return _misfit(full, users, used, "algo")
     users = entry.metadata["optimizers"]
     if users is not None and config.optimizer.name not in users:
-        return _misfit(full, users, (config.optimizer.name,), "optimizer")
+        return _misfit(full, shown_optimizers(entry), (config.optimizer.name,), "optimizer")
     if section == "network" and name in WHOLE_MATRIX_IGNORES and used == ("lokr",) and config.network.full_matrix:
         return f"{full} has no effect with network.full_matrix: remove one of them."
     for condition in entry.metadata["needs"]:
@@ -341,12 +349,14 @@ def _multiple_of_8(name: str, value: int) -> Iterator[Problem]:
 
 def _schedule(config: TrainConfig) -> Iterator[Problem]:
     o = config.optimizer
-    if o.name == "prodigy-plus-schedule-free" and o.schedule != "constant":
+    if o.name in SCHEDULE_FREE and o.schedule != "constant":
         yield Problem(
             "optimizer.schedule",
-            f"optimizer.schedule is {o.schedule}, but prodigy-plus-schedule-free averages instead of decaying its "
-            "rate: choose constant.",
+            f"optimizer.schedule is {o.schedule}, but {o.name} averages instead of decaying its rate: choose constant.",
         )
+    if o.name in library_optimizers.NAMES:
+        for sentence in library_optimizers.arguments(o.name, o.args)[1]:
+            yield Problem("optimizer.args", f"optimizer.args: {sentence}")
     if o.warmup_steps and o.warmup_ratio:
         yield Problem(
             "optimizer.warmup_ratio",
@@ -355,10 +365,11 @@ def _schedule(config: TrainConfig) -> Iterator[Problem]:
 
 
 def _averages(config: TrainConfig) -> Iterator[Problem]:
-    if config.save.ema > 0 and config.optimizer.name == "prodigy-plus-schedule-free":
+    name = config.optimizer.name
+    if config.save.ema > 0 and name in AVERAGING:
         yield Problem(
             "save.ema",
-            "save.ema has no use with prodigy-plus-schedule-free, which saves an average of its own: set it to 0.",
+            f"save.ema has no use with {name}, which saves an average of its own: set it to 0.",
         )
     if config.loss.min_snr_gamma > 0 and config.loss.debiased:
         yield Problem(

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from adapter_lab.adapters.file import AdapterFile, file_bytes
 from adapter_lab.adapters.keys import targets
 from adapter_lab.cli import main
-from adapter_lab.config import OPTIMIZERS, OptimizerConfig, TrainConfig
+from adapter_lab.config import OWN_OPTIMIZERS, OptimizerConfig, TrainConfig
 from adapter_lab.config_file import set_options
 from adapter_lab.errors import ConfigError
 from adapter_lab.presets import STUDY, preset
@@ -82,7 +82,7 @@ SHAPES = [(64, 48), (5000,), (16, 8, 3, 3), (40, 7, 1, 1), (9, 9), (), (10,), (1
 
 
 @pytest.mark.parametrize("slice_p", [1, 10])
-@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - {"adamw8bit"}))
+@pytest.mark.parametrize("name", sorted(set(OWN_OPTIMIZERS) - {"adamw8bit"}))
 def test_optimiser_state_has_the_predicted_size(name: str, slice_p: int) -> None:
     config = OptimizerConfig(name=name, slice_p=slice_p if name == "prodigy" else 10)
     for shape in SHAPES:

@@ -12,7 +12,7 @@ import torch
 from prodigyopt import Prodigy
 from torch.nn import Parameter
 
-from adapter_lab.config import OPTIMIZERS, OptimizerConfig
+from adapter_lab.config import OWN_OPTIMIZERS, OptimizerConfig
 from adapter_lab.errors import ConfigError
 from adapter_lab.presets import STUDY, preset
 from adapter_lab.training.averages import MovingAverage
@@ -20,7 +20,7 @@ from adapter_lab.training.optimizers import OptimizerSet, build_optimizer, rate_
 from adapter_lab.training.prodigy import Prodigy as DeviceProdigy
 from adapter_lab.training.schedules import schedule_factor
 
-AVAILABLE = [name for name in OPTIMIZERS if name != "adamw8bit"]
+AVAILABLE = [name for name in OWN_OPTIMIZERS if name != "adamw8bit"]
 # Enough for the Prodigy family to leave its first, tiny estimate of the rate.
 QUICK: dict[str, Any] = {"growth_rate": 0.0, "d0": 1e-3, "weight_decay": 0.0}
 

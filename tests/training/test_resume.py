@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from adapter_lab import config_file
-from adapter_lab.config import OPTIMIZERS, TrainConfig
+from adapter_lab.config import OWN_OPTIMIZERS, TrainConfig
 from adapter_lab.errors import AdapterLabError, ConfigError
 from adapter_lab.runs.events import read_events, read_lines
 from adapter_lab.training.loop import RunResult, resume, train
@@ -151,7 +151,7 @@ def check_resumed(whole: RunResult, folders: dict[str, Path], moment: str) -> No
     assert left == []
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in ("prodigy", "adamw8bit")])
+@pytest.mark.parametrize("name", [name for name in OWN_OPTIMIZERS if name not in ("prodigy", "adamw8bit")])
 def test_every_optimizer_resumes_exactly(tmp_path, name):
     changes = {"optimizer__name": name, "optimizer__lr": 0.0 if name.startswith("prodigy") else 1e-3}
     config = tiny_config(tmp_path, run__steps=5, save__dtype="fp32", **changes)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from adapter_lab import config_file, files
-from adapter_lab.config import TrainConfig
+from adapter_lab.config import AVERAGING, TrainConfig
 from adapter_lab.errors import AdapterLabError, ConfigError
 from adapter_lab.runs import requests
 from adapter_lab.runs.changes import change
@@ -84,10 +84,9 @@ def resume(
 
 
 def _check_averages(config: TrainConfig) -> None:
-    if config.save.ema > 0 and config.optimizer.name == "prodigy-plus-schedule-free":
-        raise ConfigError(
-            "save.ema has no use with prodigy-plus-schedule-free, which saves an average of its own; set it to 0."
-        )
+    name = config.optimizer.name
+    if config.save.ema > 0 and name in AVERAGING:
+        raise ConfigError(f"save.ema has no use with {name}, which saves an average of its own; set it to 0.")
 
 
 def _run(

@@ -96,7 +96,7 @@ def training_entries(config: TrainConfig) -> dict[str, str]:
     return {
         "ss_output_name": c.run.name,
         "ss_seed": str(c.run.seed),
-        "ss_optimizer": o.name,
+        "ss_optimizer": f"{o.name}({', '.join(o.args)})" if o.args else o.name,
         "ss_learning_rate": str(rate_of(o, "unet")),
         "ss_unet_lr": unet_rate,
         "ss_text_encoder_lr": text_rate,

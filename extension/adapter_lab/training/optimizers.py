@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from adapter_lab import library_optimizers
 from adapter_lab.config import OptimizerConfig, TrainConfig, stated_rate
 from adapter_lab.errors import ConfigError
 from adapter_lab.prospects import fitted
@@ -40,7 +41,9 @@ class RateGroup:
 def rate_of(config: OptimizerConfig, part: str) -> float:
     """Learning rate of a part: its own, else the common one, else the optimiser's usual."""
     stated = stated_rate(config, part)
-    return USUAL_RATE[config.name] if isinstance(stated, str) else stated
+    if not isinstance(stated, str):
+        return stated
+    return USUAL_RATE[config.name] if config.name in USUAL_RATE else library_optimizers.usual_rate(config.name)
 
 
 def rate_groups(
@@ -127,6 +130,29 @@ def _lion(groups: Groups, c: OptimizerConfig) -> list[torch.optim.Optimizer]:
     return [Lion(groups, betas=_betas(c), weight_decay=c.weight_decay)]
 
 
+def _library(groups: Groups, c: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """An optimiser of pytorch-optimizer; those of Muon's kind are told which parameters are matrices."""
+    import pytorch_optimizer
+
+    if library_optimizers.needs_marks(c.name):
+        groups = [marked for group in groups for marked in _marked(group)]
+    values, _ = library_optimizers.arguments(c.name, c.args)
+    try:
+        optimizer: Any = pytorch_optimizer.load_optimizer(c.name)(groups, **values)
+    except Exception as error:  # each has checks of its own, with errors of its own
+        raise ConfigError(f"optimizer.args: {c.name} does not accept these values ({error}); correct them.") from error
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    return [optimizer]
+
+
+def _marked(group: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for matrices in (True, False):
+        members = [parameter for parameter in group["params"] if (parameter.ndim > 1) == matrices]
+        if members:
+            yield {**group, "params": members, "use_muon": matrices}
+
+
 BUILDERS: dict[str, Callable[[Groups, OptimizerConfig], list[torch.optim.Optimizer]]] = {
     "prodigy": _prodigy,
     "prodigy-plus-schedule-free": _prodigy_plus,
@@ -148,6 +174,8 @@ PACKAGES = {
 def check_available(config: OptimizerConfig) -> None:
     """Raise ConfigError where the optimiser's package cannot be used here, before anything is loaded."""
     module, package = PACKAGES.get(config.name, ("torch", "torch"))
+    if config.name in library_optimizers.NAMES:
+        module, package = "pytorch_optimizer", "pytorch-optimizer"
     try:
         importlib.import_module(module)
     except Exception as error:  # bitsandbytes raises various errors where its CUDA library does not fit
@@ -166,7 +194,7 @@ def build_optimizer(groups: Sequence[RateGroup], config: OptimizerConfig) -> Opt
     config = fitted(TrainConfig(optimizer=config), 0)
     members = [{"params": group.parameters, "lr": group.lr, "part": group.part} for group in groups]
     with contextlib.redirect_stdout(io.StringIO()):  # some announce their settings on stdout, which may be JSON
-        return OptimizerSet(BUILDERS[config.name](members, config))
+        return OptimizerSet(BUILDERS.get(config.name, _library)(members, config))
 
 
 class OptimizerSet(torch.optim.Optimizer):
@@ -244,7 +272,7 @@ class OptimizerSet(torch.optim.Optimizer):
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, parameters hold the schedule-free average where there is one; after it, exactly what they held."""
-        averaging: list[Any] = [member for member in self.members if hasattr(member, "set_train_mode")]
+        averaging: list[Any] = [member for member in self.members if hasattr(member, "eval")]
         kept = [(p, p.detach().clone()) for member in averaging for g in member.param_groups for p in g["params"]]
         for member in averaging:
             member.eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
+from adapter_lab import library_optimizers
 from adapter_lab.config import OptimizerConfig
 
 Shape = tuple[int, ...]
@@ -16,6 +17,8 @@ EIGHT_BIT_FROM, EIGHT_BIT_BLOCK = 4096, 256
 
 def state_bytes(shape: Shape, config: OptimizerConfig) -> int:
     """Bytes of the optimiser's state for one parameter, at most: Prodigy stores no start value of one that was zero."""
+    if config.name in library_optimizers.NAMES:
+        return library_optimizers.state_bytes(config.name, shape)
     return STATE[config.name](shape, config)
 
 
