@@ -132,6 +132,7 @@ def test_a_training_file_is_carried_over(tmp_path: Path) -> None:
         [optimizer]
         lr = 1.0
         te2_lr = 0.5
+        d_coef = 0.5
         d0 = 1e-06
         growth_rate = 1.01
         [precision]
