@@ -33,6 +33,7 @@ from adapter_lab.config import (
 )
 from adapter_lab.errors import ConfigError
 from adapter_lab.prospects import prospects
+from adapter_lab.sample_prompts import prompt_advice
 
 
 @dataclass(frozen=True)
@@ -465,6 +466,7 @@ def advice(config: TrainConfig, steps_per_epoch: int = 0) -> list[str]:
     `steps_per_epoch`: optimiser steps, for what a budget of epochs comes to; 0: not known.
     """
     o, found = config.optimizer, _parts_at_rest(config)
+    found += prompt_advice(config.preview.prompts)
     if sentence := clip_skip_advice(config.base.family, config.base.clip_skip):
         found.append(sentence)
     # What is smaller by far is no matter of taste, and is among the prospects.

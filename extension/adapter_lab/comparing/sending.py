@@ -15,6 +15,7 @@ from typing import Any
 from adapter_lab.comparing.cell import PREFIX, STEP, TYPE
 from adapter_lab.comparing.values import NONE
 from adapter_lab.errors import AdapterLabError
+from adapter_lab.sample_prompts import read_prompt
 
 MOST_STEPS = 8  # beside the picture without an adapter
 PROMPTS, SEED = "Prompt S/R", "Seed"  # axes of the web UI's own
@@ -91,7 +92,8 @@ def csv_line(values: Sequence[str]) -> str:
 
 
 def _one_line(prompt: str) -> str:
-    return " ".join(prompt.split())
+    """A prompt as the web UI is given it: without flags, which it would take for words."""
+    return " ".join(read_prompt(prompt).text.split())
 
 
 def _quoted(value: str) -> str:

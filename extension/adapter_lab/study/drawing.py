@@ -54,7 +54,8 @@ class Drawer:
     ) -> Iterator[Image.Image]:
         """A picture for each (prompt, seed of its noise), with adapter files at their strengths.
 
-        Raises FileFormatError for a file that is broken or does not fit the base wholly.
+        A prompt's flags count but for its seed and size, which are those of all pictures here. Raises FileFormatError
+        for a file that is broken or does not fit the base wholly.
         """
         with self._applied(adapters), evaluating(self.unet), torch.no_grad():
             preview = replace(self.preview, prompts=[text for text, _ in prompts])
@@ -63,7 +64,7 @@ class Drawer:
                 latents = sample_latents(
                     self.base,
                     self.unet,
-                    self.preview,
+                    replace(self.preview, **_own(batch[0][0])),
                     [text for text, _ in batch],
                     [seed for _, seed in batch],
                     self.size,
@@ -127,9 +128,14 @@ def _put_back(module: Any, weight: Tensor, bias: Tensor | None) -> None:
         module.bias.copy_(bias)
 
 
+def _own(text: PromptText) -> dict[str, Any]:
+    """What a prompt sets for itself of how it is sampled."""
+    return {name: value for name, value in text.own.items() if name in ("steps", "guidance")}
+
+
 def _batches(entries: list[tuple[PromptText, int]], side: int) -> Iterator[list[tuple[PromptText, int]]]:
     """Neighbours whose prompts have equally many tokens, as many as are drawn at a time."""
     size = BATCH if side <= SMALL else 1
-    for _, group in groupby(entries, key=lambda entry: entry[0].positive.hidden.shape[1]):
+    for _, group in groupby(entries, key=lambda entry: (entry[0].positive.hidden.shape[1], _own(entry[0]))):
         same = list(group)
         yield from (same[start : start + size] for start in range(0, len(same), size))

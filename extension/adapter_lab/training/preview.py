@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from adapter_lab.config import PreviewConfig
+from adapter_lab.sample_prompts import read_prompt
 from adapter_lab.training.bases import Base, TextEncoders, TextOutput
 
 if TYPE_CHECKING:
@@ -27,11 +28,15 @@ SMALL_TILE = 256  # where memory ran out once
 
 @dataclass(frozen=True)
 class PromptText:
-    """A prompt and the negative prompt as the UNet reads them, batches of one with equally many tokens."""
+    """A prompt and the negative prompt as the UNet reads them, batches of one with equally many tokens.
+
+    `own`: preview settings of this prompt alone, from its flags.
+    """
 
     prompt: str
     positive: TextOutput
     negative: TextOutput
+    own: Mapping[str, Any] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -41,13 +46,15 @@ def encode_prompts(text_encoders: TextEncoders, preview: PreviewConfig) -> list[
     Long prompts take up to 3 chunks of 75 tokens. SDXL's empty negative prompt is all zeros, as in diffusers and A1111.
     """
     texts = []
-    for prompt in preview.prompts:
-        chunks = text_encoders.tokenizer.chunks_needed([prompt, preview.negative], LARGEST_CHUNKS)
-        positive = text_encoders.encode([prompt], chunks)
-        negative = text_encoders.encode([preview.negative], chunks)
-        if positive.pooled is not None and not preview.negative.strip():
+    for line in preview.prompts:
+        read = read_prompt(line)
+        unwanted = read.own.get("negative", preview.negative)
+        chunks = text_encoders.tokenizer.chunks_needed([read.text, unwanted], LARGEST_CHUNKS)
+        positive = text_encoders.encode([read.text], chunks)
+        negative = text_encoders.encode([unwanted], chunks)
+        if positive.pooled is not None and not unwanted.strip():
             negative = TextOutput(torch.zeros_like(positive.hidden), torch.zeros_like(positive.pooled))
-        texts.append(PromptText(prompt, positive, negative))
+        texts.append(PromptText(read.text, positive, negative, read.own))
     return texts
 
 
@@ -86,6 +93,7 @@ def sample(
 ) -> list[Image.Image]:
     """One picture per prompt in `texts`; picture i starts from noise of seed `preview.seed + i`, drawn on the CPU.
 
+    A prompt's own settings (its flags) go before those of `preview`.
     `resolution` is the side where width or height is 0; itself 0: the base's. Sides are rounded down to whole latents.
     `vae` None: loaded for decoding only.
     `dtype` is what the UNet computes in, by default that of the text. `tile`: decode in tiles of this side; 0: only
@@ -96,12 +104,12 @@ def sample(
     dtype = dtype or texts[0].positive.hidden.dtype
     side = resolution or base.resolution
     step = base.latent_scale
-    width, height = (max(step, (size or side) // step * step) for size in (preview.width, preview.height))
+    latents = []
     with evaluating(unet):
-        latents = [
-            sample_latents(base, unet, preview, [text], [preview.seed + i], (height, width), device, dtype)
-            for i, text in enumerate(texts)
-        ]
+        for i, text in enumerate(texts):
+            mine = replace(preview, **{"seed": preview.seed + i, **text.own})
+            width, height = (max(step, (size or side) // step * step) for size in (mine.width, mine.height))
+            latents.append(sample_latents(base, unet, mine, [text], [mine.seed], (height, width), device, dtype))
     vae = vae if vae is not None else base.load_vae(dtype, device)
     return [decode(vae, latent, tile) for latent in latents]
 

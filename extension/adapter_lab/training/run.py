@@ -20,6 +20,7 @@ from adapter_lab.runs.findings import findings
 from adapter_lab.runs.folder import LOG, AdapterFiles, RunFolder, remove_leftovers
 from adapter_lab.runs.requests import Requested, take_acceptance
 from adapter_lab.runs.state import RunState
+from adapter_lab.sample_prompts import prompt_advice
 from adapter_lab.training import metadata
 from adapter_lab.training.averages import MovingAverage
 from adapter_lab.training.blame import blame
@@ -334,6 +335,8 @@ class Run:
         except (AdapterLabError, OSError) as error:
             self.records.warning(f"The sample prompts were not changed: {error}")
             return
+        for sentence in prompt_advice(asked.prompts):
+            self.records.warning(sentence)
         self.records.event("prompts", step=step, prompts=asked.prompts)
 
     def rank_pictures(self, step: int) -> None:
