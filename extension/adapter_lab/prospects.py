@@ -59,7 +59,8 @@ def fitted(config: TrainConfig, steps: int) -> OptimizerConfig:
         o,
         growth_rate=limit if o.growth_rate == "auto" else o.growth_rate,
         d0=(STARTS[-1] if whole else start).d0 if o.d0 == "auto" else o.d0,
-        d_coef=start.d_coef if o.d_coef == "auto" else o.d_coef,
+        # More than its package's own 1 was measured with Prodigy alone.
+        d_coef=(start.d_coef if o.name == "prodigy" else min(1.0, start.d_coef)) if o.d_coef == "auto" else o.d_coef,
     )
 
 
