@@ -188,7 +188,7 @@ def test_parts_have_rates_of_their_own(tmp_path):
 def test_prodigy_logs_its_estimate(tmp_path):
     config = tiny_config(tmp_path, optimizer__name="prodigy", optimizer__lr="auto")
     step = events_of(train(config).run_folder, "step")[0]
-    assert step["rates"]["unet"] == pytest.approx({"lr": 1e-6, "d": 1e-6, "d_hat": 1e-6})
+    assert step["rates"]["unet"] == pytest.approx({"lr": 1e-4, "d": 1e-4, "d_hat": 1e-4})
 
 
 @pytest.mark.parametrize("storage", ["fp8", "int8"])
