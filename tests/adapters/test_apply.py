@@ -228,7 +228,7 @@ FOREIGN: dict[str, tuple[str, dict[str, dict[str, Tensor]], dict[str, str], str]
         {"modelspec.architecture": "stable-diffusion-v1/lora"}, "SD1.5.*SDXL",
     ),
     "another model altogether": (
-        "sdxl", {"lora_unet_double_blocks_0_img_attn_qkv": {"diff": torch.zeros(4, 4)}}, {}, "none of its 1 modules"
+        "sdxl", {"lora_unet_double_blocks_0_img_attn_qkv": {"diff": torch.zeros(4, 4)}}, {}, "was trained for Flux"
     ),
 }  # fmt: skip
 

@@ -20,6 +20,9 @@ from adapter_lab.adapters.tensors import is_finite
 # Numbers of a weight that are computed at a time: on a CPU, and on devices that are slow to start and fast to run.
 BLOCK_ON_CPU, BLOCK = 2**18, 2**22
 
+# Magnitudes of DoRA, in LyCORIS's and in PEFT's spelling.
+MAGNITUDES = ("dora_scale", "lora_magnitude_vector")
+
 Tensors = Mapping[str, Tensor]  # one module's tensors by the suffix of their key, such as "lora_up.weight"
 Shapes = Mapping[str, "tuple[int, ...]"]
 
@@ -45,8 +48,10 @@ class Adapter(ABC):
     """
 
     algorithm: ClassVar[str]
-    # Suffixes of the keys it reads, beside `alpha`, `scalar`, `dora_scale`, `lora_magnitude_vector` and `diff_b`.
+    # Suffixes of the keys it reads.
     suffixes: ClassVar[tuple[str, ...]]
+    # Further ones that other algorithms have too. `alpha` says nothing where there is no scale, but is no loss either.
+    shared: ClassVar[tuple[str, ...]] = ("alpha", "diff_b", *MAGNITUDES)
     # Whether W' - W depends on W, so that it cannot be told from the file alone.
     uses_base: ClassVar[bool] = True
 
@@ -61,6 +66,12 @@ class Adapter(ABC):
     @abstractmethod
     def from_tensors(cls, tensors: Tensors, options: FileOptions) -> Adapter:
         """The adapter these tensors describe; raises KeyError(suffix) or ValueError(reason) if they cannot be one."""
+
+    @classmethod
+    def uses(cls, shapes: Shapes) -> set[str]:
+        """The suffixes, of those of a module it reads, whose tensors have a part in W' or b'."""
+        unread = MAGNITUDES[1:] if MAGNITUDES[0] in shapes else ()
+        return {suffix for suffix in shapes if suffix in (*cls.suffixes, *cls.shared) and suffix not in unread}
 
     @abstractmethod
     def fits(self, shape: tuple[int, ...]) -> bool:
@@ -142,10 +153,14 @@ def patch_bias_(bias: Tensor, adapter: Adapter, strength: float) -> None:
 
 
 def scale_of(tensors: Tensors, dim: int) -> float:
-    """alpha / dim, times the `scalar` older files keep apart; without alpha, or with 0, trainers take alpha as dim."""
-    alpha = float(tensors["alpha"]) if "alpha" in tensors else 0.0
+    """alpha / dim, times the `scalar` older files keep apart; without alpha it is taken as dim.
+
+    An alpha of 0 is a scale of 0 for every web UI and merging script, although trainers that are given 0 train with
+    alpha as dim: they also write that.
+    """
+    alpha = float(tensors["alpha"]) if "alpha" in tensors else dim
     scalar = float(tensors["scalar"]) if "scalar" in tensors else 1.0
-    return scalar * (alpha / dim if alpha else 1.0)
+    return scalar * alpha / dim
 
 
 def storable_alpha(scale: float, dim: int, dtype: torch.dtype) -> tuple[Tensor, float]:

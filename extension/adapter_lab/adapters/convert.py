@@ -48,7 +48,7 @@ def convert(
     refuse_overwriting(out, [path, base])
     model = open_base(base, [file])
     layers, left_out = model.layers(file)
-    report = Report(str(out), model.family, left_out=left_out, unknown=file.unknown)
+    report = Report(str(out), model.family, left_out=left_out, unknown=[*file.unknown])
     with torch.inference_mode(), Spool(out) as spool:
         writer = Writer(spool, report, rule, stored_dtype(dtype, [file]))
         write = writer.lora if to == "lora" else writer.full

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
@@ -16,45 +15,28 @@ import torch
 from torch import Tensor
 
 from adapter_lab.adapters import writing
-from adapter_lab.adapters.base import Adapter, FileOptions, Shapes
-from adapter_lab.adapters.boft import BOFT
-from adapter_lab.adapters.dora import DoRA
-from adapter_lab.adapters.full import Full
-from adapter_lab.adapters.glora import GLoRA
-from adapter_lab.adapters.ia3 import IA3
+from adapter_lab.adapters.algorithms import (
+    FLAGS,
+    adapter_from_tensors,
+    algorithm_class,
+    split_key,
+    used_suffixes,
+)
+from adapter_lab.adapters.base import Adapter
+from adapter_lab.adapters.foreign import foreign_kind
 from adapter_lab.adapters.in_memory import FileInMemory
-from adapter_lab.adapters.loha import LoHa
-from adapter_lab.adapters.lokr import LoKr
-from adapter_lab.adapters.lora import LoRA
-from adapter_lab.adapters.norm import Norm
-from adapter_lab.adapters.oft import DiagOFT
-from adapter_lab.adapters.oftv2 import OFTv2
-from adapter_lab.adapters.options import peft_alpha, read_options
+from adapter_lab.adapters.options import read_options
+from adapter_lab.adapters.peft_folder import PeftScales, with_folder_configuration
 from adapter_lab.adapters.tensors import TensorFile, TensorInfo, largest
 from adapter_lab.errors import FileFormatError
 
-# A new algorithm is a new file with an Adapter class and one name here.
-ALGORITHMS: tuple[type[Adapter], ...] = (LoRA, LoHa, LoKr, GLoRA, DiagOFT, BOFT, OFTv2, IA3, Full, Norm)
+# The tensors of a textual inversion that a web UI reads from the adapter's file.
+EMBEDDINGS = "bundle_emb."
+# Factors whose first axis is the rank, of the algorithms that are scaled by alpha / rank.
+RANKED = ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "a2.weight")
+NO_ALGORITHM = "no known algorithm has such a tensor"
 
-SHARED_SUFFIXES = ("alpha", "scalar", "dora_scale", "lora_magnitude_vector", "diff_b")
-# Numbers that may be stored as integers.
-FLAGS = frozenset({"alpha", "scalar", "on_input", "oft_R.scaled_oft"})
-SUFFIXES = tuple({name: None for algorithm in ALGORITHMS for name in algorithm.suffixes}) + SHARED_SUFFIXES
-_SUFFIXES = frozenset(SUFFIXES)
-# Other spellings of a suffix: PEFT, diffusers, old diffusers attention processors.
-SPELLINGS = (
-    (r"lora_A(?:\.\w+)?\.weight", "lora_down.weight"),
-    (r"lora_B(?:\.\w+)?\.weight", "lora_up.weight"),
-    (r"lora(?:_linear_layer)?\.down\.weight", "lora_down.weight"),
-    (r"lora(?:_linear_layer)?\.up\.weight", "lora_up.weight"),
-    (r"(?<=_lora\.)down\.weight", "lora_down.weight"),
-    (r"(?<=_lora\.)up\.weight", "lora_up.weight"),
-    (r"lora_magnitude_vector(?:\.\w+)*", "lora_magnitude_vector"),
-    (r"oft_R(?:\.\w+)?\.weight", "oft_R.weight"),
-)
-_PATTERNS = [*((re.escape(suffix), suffix) for suffix in SUFFIXES), *SPELLINGS]
-# The shortest name wins, so that "x.lora_up.weight" ends in "lora_up.weight", not in "weight".
-_KEY = re.compile(r"(?P<name>.+?)\.(?:" + "|".join(f"(?P<s{i}>{text})" for i, (text, _) in enumerate(_PATTERNS)) + ")")
+__all__ = ["AdapterFile", "ModuleError", "NoAdapterError", "adapter_from_tensors", "split_key"]
 
 
 class NoAdapterError(FileFormatError):
@@ -69,72 +51,21 @@ class ModuleError(FileFormatError):
         self.reason = reason
 
 
-def split_key(key: str) -> tuple[str, str] | None:
-    """A tensor's key as (module name, suffix in LyCORIS's spelling); None if no known suffix ends it."""
-    name, _, suffix = key.partition(".")
-    if name and suffix in _SUFFIXES:  # nearly every file; the search takes ten times as long
-        return name, suffix
-    found = _KEY.fullmatch(key)
-    if not found:
-        return None
-    number = next(i for i in range(len(_PATTERNS)) if found[f"s{i}"] is not None)
-    return found["name"], _PATTERNS[number][1]
-
-
-def algorithm_class(shapes: Shapes) -> type[Adapter] | None:
-    """The algorithm of a module whose tensors have these suffixes and shapes; None if there is none."""
-    return next((algorithm for algorithm in ALGORITHMS if algorithm.reads(shapes)), None)
-
-
-def adapter_from_tensors(tensors: Mapping[str, Tensor], options: FileOptions | None = None) -> Adapter:
-    """The adapter that one module's tensors describe, keyed by their suffixes in a file ("lora_up.weight", "alpha").
-
-    `options`: what a file's metadata told (`options.read_options`); None for files of our own and most others.
-    Raises FileFormatError if the tensors are not those of an adapter.
-    """
-    options = options or FileOptions()
-    found = {suffix: tensor for key, tensor in tensors.items() if (suffix := _suffix(key)) is not None}
-    algorithm = algorithm_class({suffix: tuple(tensor.shape) for suffix, tensor in found.items()})
-    if algorithm is None:
-        raise FileFormatError(f"No algorithm has tensors named {', '.join(sorted(tensors))}.")
-    try:
-        adapter = algorithm.from_tensors(found, options)
-    except KeyError as error:
-        raise FileFormatError(f"The tensor {error.args[0]} is missing beside {', '.join(sorted(found))}.") from None
-    except (ValueError, IndexError, RuntimeError) as error:
-        raise FileFormatError(f"Its tensors do not belong together: {error}.") from None
-    if "diff_b" in found:
-        adapter.bias_delta = found["diff_b"].flatten()
-    if isinstance(adapter, OFTv2):
-        return adapter
-    magnitude = found.get("dora_scale", found.get("lora_magnitude_vector"))
-    if magnitude is None:
-        return adapter
-    if (
-        "dora_scale" not in found
-    ):  # PEFT's magnitudes are always per output, though shaped (1, out, 1, 1) on convolutions
-        magnitude = magnitude.flatten()
-    wrapped = DoRA(adapter, magnitude)
-    wrapped.bias_delta = adapter.bias_delta
-    return wrapped
-
-
-def _suffix(key: str) -> str | None:
-    found = split_key(f"module.{key}")
-    return found[1] if found and found[0] == "module" else None
-
-
 class AdapterFile:
-    """An adapter file: the header is read at once, a module's tensors when it is loaded."""
+    """An adapter file: the header is read at once, a module's tensors when it is loaded.
+
+    Every tensor of it is in one of `modules` (used), `carried` and `unknown`.
+    """
 
     def __init__(self, file: TensorFile) -> None:
         self.file = file
         self.path = file.path
-        self.metadata = file.metadata
-        self.options = read_options(file.metadata)
+        self.metadata = with_folder_configuration(file)
+        self.options = read_options(self.metadata)
         # Suffix -> description of each module, by the module's name as the file spells it.
         self.modules: dict[str, dict[str, TensorInfo]] = {}
-        self.unknown: list[str] = []
+        self.unknown: dict[str, str] = {}  # tensors that are not used, and why
+        self.carried: list[str] = []  # tensors of embeddings that came with it, which change no weight
         self.largest: dict[str, float] = {}  # largest absolute value of each tensor read so far, by key
         self._sort_keys()
 
@@ -151,9 +82,12 @@ class AdapterFile:
 
     def _sort_keys(self) -> None:
         for key, info in self.file.tensors.items():
+            if key.startswith(EMBEDDINGS):
+                self.carried.append(key)
+                continue
             split = split_key(key)
             if split is None:
-                self.unknown.append(key)
+                self.unknown[key] = NO_ALGORITHM
                 continue
             name, suffix = split
             suffixes = self.modules.setdefault(name, {})
@@ -163,12 +97,18 @@ class AdapterFile:
                 )
             suffixes[suffix] = info
         for name in list(self.modules):
-            if algorithm_class(self._shapes(name)) is None:
-                self.unknown += [info.key for info in self.modules.pop(name).values()]
+            shapes = self._shapes(name)
+            algorithm = algorithm_class(shapes)
+            if algorithm is None:
+                self.unknown |= {info.key: NO_ALGORITHM for info in self.modules.pop(name).values()}
+                continue
+            for suffix in shapes.keys() - used_suffixes(algorithm, shapes):
+                unused = self.modules[name].pop(suffix)
+                self.unknown[unused.key] = f"its module is {algorithm.algorithm}, which does not use it"
         if not self.modules:
-            what = "a checkpoint" if any(".diffusion_model." in f".{key}" for key in self.unknown) else "something else"
+            count = len(self.file.tensors)
             raise NoAdapterError(
-                f"{self.path} holds no adapter; by its {len(self.unknown)} tensors' names it is {what}."
+                f"{self.path} holds no adapter; by its {count} tensors' names it is {foreign_kind(self.file.tensors)}."
             )
 
     def _check(self, name: str) -> None:
@@ -223,7 +163,30 @@ class AdapterFile:
 
     def has_weight(self, name: str) -> bool:
         """Whether module `name` changes the layer's weight, not only its bias."""
-        return set(self.modules[name]) != {"diff_b"}
+        return any(suffix not in ("diff_b", "alpha") for suffix in self.modules[name])
+
+    def states_scale(self, name: str) -> bool:
+        """Whether the file says how strong module `name` is: alpha is there, or of no consequence; else it is a guess.
+
+        What is not stated is taken as alpha = dim, a scale of 1.
+        """
+        infos = self.modules[name]
+        return "alpha" in infos or self._rank(name) is None or bool(self._peft(name))
+
+    def _rank(self, name: str) -> int | None:
+        """The dim that alpha of module `name` is divided by; None where alpha is no scale."""
+        infos = self.modules[name]
+        info = next((infos[factor] for factor in RANKED if factor in infos), None)
+        return info.shape[0] if info is not None and info.shape else None
+
+    def _peft(self, name: str) -> dict[str, float]:
+        """What PEFT's configuration states of the scale of module `name`, by suffix."""
+        rank = self._rank(name)
+        return self._scales.of(name, rank) if rank or "lokr_w1" in self.modules[name] else {}
+
+    @cached_property
+    def _scales(self) -> PeftScales:
+        return PeftScales(self.metadata)
 
     def has_bias(self, name: str) -> bool:
         """Whether module `name` also changes the layer's bias."""
@@ -250,11 +213,9 @@ class AdapterFile:
         return tensor
 
     def _adapter(self, name: str, tensors: dict[str, Tensor]) -> Adapter:
-        down = tensors.get("lora_down.weight")
-        if "alpha" not in tensors and down is not None and down.dim():
-            alpha = peft_alpha(self.metadata, name, down.shape[0])
-            if alpha is not None:
-                tensors["alpha"] = torch.tensor(alpha, dtype=torch.float64)
+        if "alpha" not in tensors:
+            stated = {suffix: torch.tensor(value, dtype=torch.float64) for suffix, value in self._peft(name).items()}
+            tensors = {**tensors, **stated}
         options = self.options if not name.startswith("base_model.") else replace(self.options, peft=True)
         try:
             return adapter_from_tensors(tensors, options)

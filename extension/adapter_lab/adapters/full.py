@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from adapter_lab.adapters.base import Adapter, FileOptions, Shapes, Tensors, like, row_blocks
+from adapter_lab.adapters.base import MAGNITUDES, Adapter, FileOptions, Shapes, Tensors, like, row_blocks
 
 
 @dataclass(eq=False)
@@ -24,7 +24,11 @@ class Full(Adapter):
 
     @classmethod
     def reads(cls, shapes: Shapes) -> bool:
-        return "diff" in shapes or set(shapes) == {"diff_b"}
+        return "diff" in shapes or ("diff_b" in shapes and not {"w_norm", "set_weight"} & set(shapes))
+
+    @classmethod
+    def uses(cls, shapes: Shapes) -> set[str]:
+        return super().uses(shapes) - (set() if "diff" in shapes else {*MAGNITUDES})
 
     @classmethod
     def from_tensors(cls, tensors: Tensors, options: FileOptions) -> Full:

@@ -21,6 +21,7 @@ class GLoRA(Adapter):
 
     algorithm: ClassVar[str] = "glora"
     suffixes: ClassVar[tuple[str, ...]] = ("a1.weight", "a2.weight", "b1.weight", "b2.weight", "bm.weight")
+    shared: ClassVar[tuple[str, ...]] = (*Adapter.shared, "scalar")
 
     a1: Tensor
     a2: Tensor
@@ -38,18 +39,18 @@ class GLoRA(Adapter):
     @classmethod
     def from_tensors(cls, tensors: Tensors, options: FileOptions) -> GLoRA:
         a1, a2, b1, b2 = (tensors[name].flatten(1) for name in cls.suffixes[:4])
-        alpha = float(tensors["alpha"]) if "alpha" in tensors else 0.0
+        alpha = float(tensors["alpha"]) if "alpha" in tensors else None
         scalar = float(tensors["scalar"]) if "scalar" in tensors else 1.0
         if "bm.weight" in tensors and tensors["bm.weight"].dim() != 4:
             raise ValueError(f"bm is {list(tensors['bm.weight'].shape)}")
-        return cls(a1, a2, b1, b2, tensors.get("bm.weight"), alpha or None, scalar, options.lycoris_rs_lora)
+        return cls(a1, a2, b1, b2, tensors.get("bm.weight"), alpha, scalar, options.lycoris_rs_lora)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         return self.oriented(shape) is not None
 
     def describe(self) -> dict[str, Any]:
         rank = min(self.a1.shape)
-        return {"dim": rank, "alpha": self.alpha if self.alpha else rank, "tucker": self.bm is not None}
+        return {"dim": rank, "alpha": rank if self.alpha is None else self.alpha, "tucker": self.bm is not None}
 
     def delta(self, base: Tensor) -> Tensor:
         one = self._fitting(base)

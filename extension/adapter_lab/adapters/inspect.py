@@ -55,7 +55,7 @@ def describe(path: str | os.PathLike[str], modules: bool = False) -> dict[str, A
         "name": file.metadata.get("ss_output_name") or file.metadata.get("modelspec.title") or file.path.stem,
         "base_model": file.metadata.get("ss_sd_model_name"),
         "made_from": json_object(file.metadata.get(SOURCES)) or None,
-        "unknown": file.unknown,
+        "unknown": [*file.unknown],
         "metadata": file.metadata,
     }
     return {**found, "module_list": described} if modules else found

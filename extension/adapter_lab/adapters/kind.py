@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from adapter_lab.adapters.base import FileOptions
+from adapter_lab.adapters.base import MAGNITUDES, FileOptions
 from adapter_lab.adapters.file import AdapterFile, adapter_from_tensors
 from adapter_lab.adapters.options import json_object
 from adapter_lab.errors import FileFormatError
@@ -26,11 +26,11 @@ TITLES = {
     "oftv2": "OFTv2",
     "ia3": "IA3",
     "full": "full",
+    "set": "whole weights",
     "norm": "norm",
 }
 # Other names people have for a type.
 SPELLINGS = {"oft": "diag-oft", "diagoft": "diag-oft", "(ia)3": "ia3", "(ia)³": "ia3", "ia³": "ia3", "lycoris": "locon"}
-DORA = ("dora_scale", "lora_magnitude_vector")
 # Convolutions of 3x3 in a UNet, by LDM's and diffusers' names.
 CONVOLUTION = re.compile(r"(in_layers_2|out_layers_3|input_blocks_0_0|out_2|_(op|conv|conv1|conv2|conv_in|conv_out))$")
 SAMPLES = 3  # modules looked at of each kind there is in a file
@@ -94,7 +94,7 @@ def kind_of(file: AdapterFile) -> Kind:
         convolutions=any(convolution for _, _, convolution in own),
         text_encoder=text_encoder,
         tucker=any(options.get("tucker") for options, _ in described),
-        dora=any(suffix in suffixes for _, suffixes, _ in own for suffix in DORA) and algorithm != "oftv2",
+        dora=any(suffix in suffixes for _, suffixes, _ in own for suffix in MAGNITUDES) and algorithm != "oftv2",
     )
 
 

@@ -25,7 +25,9 @@ from adapter_lab.adapters.lokr import LoKr
 from adapter_lab.adapters.lora import LoRA
 from adapter_lab.adapters.matching import match
 from adapter_lab.adapters.norm import Norm
+from adapter_lab.adapters.set_weight import SetWeight
 from adapter_lab.adapters.standard import standard_targets
+from adapter_lab.adapters.summed import Summed
 from adapter_lab.adapters.tensors import Scratch
 from adapter_lab.errors import AdapterLabError, FileFormatError
 
@@ -166,6 +168,10 @@ def _layer(file: AdapterFile, name: str, target: Target | None) -> Layer:
 def own_shape(adapter: Adapter) -> tuple[int, ...]:
     """The shape of the weight an adapter changes as its own tensors tell, a kernel perhaps flattened into the second
     axis; () for adapters that need the base weight, which tell no shape."""
+    if isinstance(adapter, Summed):
+        return own_shape(adapter.inner)
+    if isinstance(adapter, SetWeight):
+        return tuple(adapter.value.shape)
     if isinstance(adapter, Norm):
         return tuple(adapter.w_norm.shape)
     if isinstance(adapter, Full):

@@ -21,6 +21,7 @@ class LoHa(Adapter):
     algorithm: ClassVar[str] = "loha"
     uses_base: ClassVar[bool] = False
     suffixes: ClassVar[tuple[str, ...]] = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
+    shared: ClassVar[tuple[str, ...]] = (*Adapter.shared, "scalar")
 
     w1_a: Tensor
     w1_b: Tensor

@@ -30,6 +30,7 @@ class LoKr(Adapter):
         "lokr_w2_b",
         "lokr_t2",
     )
+    shared: ClassVar[tuple[str, ...]] = (*Adapter.shared, "scalar")
 
     w1: Tensor | tuple[Tensor, Tensor]
     w2: Tensor | tuple[Tensor, Tensor]
@@ -39,6 +40,12 @@ class LoKr(Adapter):
     @classmethod
     def reads(cls, shapes: Shapes) -> bool:
         return any(name in shapes for name in cls.suffixes)
+
+    @classmethod
+    def uses(cls, shapes: Shapes) -> set[str]:
+        whole = [factor for factor in ("lokr_w1", "lokr_w2") if factor in shapes]
+        unread = {f"{factor}{half}" for factor in whole for half in ("_a", "_b")}
+        return super().uses(shapes) - unread - ({"lokr_t2"} if "lokr_w2" in whole else set())
 
     @classmethod
     def from_tensors(cls, tensors: Tensors, options: FileOptions) -> LoKr:

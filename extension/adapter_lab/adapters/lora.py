@@ -21,6 +21,7 @@ class LoRA(Adapter):
     algorithm: ClassVar[str] = "lora"
     uses_base: ClassVar[bool] = False
     suffixes: ClassVar[tuple[str, ...]] = ("lora_up.weight", "lora_down.weight", "lora_mid.weight")
+    shared: ClassVar[tuple[str, ...]] = (*Adapter.shared, "scalar")
 
     up: Tensor
     down: Tensor

@@ -26,6 +26,10 @@ class Norm(Adapter):
         return "w_norm" in shapes
 
     @classmethod
+    def uses(cls, shapes: Shapes) -> set[str]:
+        return super().uses(shapes) - ({"diff_b"} if "b_norm" in shapes else set())
+
+    @classmethod
     def from_tensors(cls, tensors: Tensors, options: FileOptions) -> Norm:
         return cls(tensors["w_norm"], tensors.get("b_norm"))
 

@@ -20,25 +20,34 @@ class DiagOFT(Adapter):
     """blocks (n, s, s) with out = n s; rescale (out, 1[, 1, 1]) or None; bound: largest norm of all Q, 0 for none.
 
     The file's `alpha` is the bound divided by out (the constraint of COFT), in LyCORIS and in kohya's OFT alike; 0
-    means no bound, as in LyCORIS.
+    means no bound, as in LyCORIS. turned: blocks are those of R themselves, as files of early LyCORIS 2 hold them
+    (`oft_diag`), which have no bound.
     """
 
     algorithm: ClassVar[str] = "diag-oft"
-    suffixes: ClassVar[tuple[str, ...]] = ("oft_blocks", "rescale")
+    suffixes: ClassVar[tuple[str, ...]] = ("oft_blocks", "oft_diag", "rescale")
 
     blocks: Tensor
     rescale: Tensor | None
     bound: float
+    turned: bool = False
 
     @classmethod
     def reads(cls, shapes: Shapes) -> bool:
-        return len(shapes.get("oft_blocks", ())) == 3
+        return any(len(shapes.get(name, ())) == 3 for name in cls.suffixes[:2])
+
+    @classmethod
+    def uses(cls, shapes: Shapes) -> set[str]:
+        return super().uses(shapes) - ({"oft_diag"} if "oft_blocks" in shapes else set())
 
     @classmethod
     def from_tensors(cls, tensors: Tensors, options: FileOptions) -> DiagOFT:
-        blocks = tensors["oft_blocks"]
-        if blocks.shape[1] != blocks.shape[2]:
-            raise ValueError(f"oft_blocks of shape {tuple(blocks.shape)} are not square")
+        name = next(name for name in cls.suffixes[:2] if name in tensors)
+        blocks = tensors[name]
+        if blocks.dim() != 3 or blocks.shape[1] != blocks.shape[2]:
+            raise ValueError(f"{name} of shape {tuple(blocks.shape)} are not square")
+        if name == "oft_diag":
+            return cls(blocks, tensors.get("rescale"), 0.0, turned=True)
         constraint = float(tensors["alpha"]) if "alpha" in tensors else 0.0
         return cls(blocks, tensors.get("rescale"), constraint * blocks.shape[0] * blocks.shape[1])
 
@@ -63,7 +72,10 @@ class DiagOFT(Adapter):
 
     def _parts(self, base: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """W' - W by rows of W, some whole blocks at a time."""
-        turns = cayley_minus_identity(generators(like(self.blocks, base), self.bound)).transpose(1, 2)
+        blocks = like(self.blocks, base)
+        identity = torch.eye(blocks.shape[-1], dtype=base.dtype, device=base.device)
+        turn = blocks - identity if self.turned else cayley_minus_identity(generators(blocks, self.bound))
+        turns = turn.transpose(1, 2)
         rescale = None if self.rescale is None else like(self.rescale, base).reshape(-1, *[1] * (base.dim() - 1))
         size = self.blocks.shape[1]
         for some in row_blocks(base, size):

@@ -23,6 +23,7 @@ class OFTv2(Adapter):
 
     algorithm: ClassVar[str] = "oftv2"
     suffixes: ClassVar[tuple[str, ...]] = ("oft_R.weight", "oft_R.scaled_oft", "initial_norm")
+    shared: ClassVar[tuple[str, ...]] = ("alpha", "diff_b", "dora_scale")
 
     upper: Tensor
     terms: int
@@ -33,6 +34,10 @@ class OFTv2(Adapter):
     @classmethod
     def reads(cls, shapes: Shapes) -> bool:
         return "oft_R.weight" in shapes
+
+    @classmethod
+    def uses(cls, shapes: Shapes) -> set[str]:
+        return super().uses(shapes) - (set() if "dora_scale" in shapes else {"initial_norm"})
 
     @classmethod
     def from_tensors(cls, tensors: Tensors, options: FileOptions) -> OFTv2:

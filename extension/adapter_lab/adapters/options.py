@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +10,8 @@ from adapter_lab.adapters.base import FileOptions
 
 # Set in every file Adapter Lab writes: scales in it always are alpha / dim, whatever the options were.
 OWN_NETWORK = "adapter_lab.network"
+# Where diffusers puts the configuration of PEFT.
+PEFT_ENTRY = "lora_adapter_metadata"
 # Real ones reach a few thousand; this also leaves out NaN, which JSON may hold here.
 LARGEST_ALPHA = 1e6
 # Of a series; trainers use five. Each costs a product of matrices, and a file may claim any number.
@@ -21,7 +21,7 @@ MOST_TERMS = 100
 def read_options(metadata: Mapping[str, str]) -> FileOptions:
     """The options of the tensors in a file with this metadata; malformed entries count as absent."""
     arguments = json_object(metadata.get("ss_network_args"))
-    peft = json_object(metadata.get("lora_adapter_metadata"))
+    peft = json_object(metadata.get(PEFT_ENTRY))
     found = [value for key, value in peft.items() if key.endswith("num_cayley_neumann_terms")]
     terms = [value for value in found if type(value) is int and 0 <= value <= MOST_TERMS]
     exact = any(key.endswith("use_cayley_neumann") and value is False for key, value in peft.items())
@@ -30,27 +30,6 @@ def read_options(metadata: Mapping[str, str]) -> FileOptions:
         cayley_terms=0 if exact else terms[0] if terms else FileOptions.cayley_terms,
         peft=bool(peft),
     )
-
-
-def peft_alpha(metadata: Mapping[str, str], name: str, rank: int) -> float | None:
-    """alpha of a module in a file that diffusers wrote from PEFT, so that alpha / rank is its scale; None if not told.
-
-    PEFT keeps alpha out of the tensors; diffusers puts its configuration into `lora_adapter_metadata`, with the keys of
-    each component ("unet", "text_encoder", "text_encoder_2") prefixed by its name.
-    """
-    config = json_object(metadata.get("lora_adapter_metadata"))
-    component = name.split(".", 1)[0]
-    own = {key[len(component) + 1 :]: value for key, value in config.items() if key.startswith(f"{component}.")}
-    own = own or config
-    module = name.split(".", 1)[-1]
-    alpha = own.get("lora_alpha")
-    patterns = own.get("alpha_pattern")
-    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-        if module == pattern or module.endswith(f".{pattern}") or fnmatch.fnmatch(module, pattern):
-            alpha = value
-    if not isinstance(alpha, (int, float)) or not abs(alpha) <= LARGEST_ALPHA:
-        return None
-    return float(alpha) * math.sqrt(rank) if is_true(own.get("use_rslora")) else float(alpha)
 
 
 def json_object(text: str | None) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def resize(path: str | os.PathLike[str], out: str | os.PathLike[str], rule: Rank
             raise AdapterLabError(f"{name} in {path} is {kind}, not LoRA; use adapter-lab convert --to lora instead.")
     model = open_base(None, [file])
     layers, left_out = model.layers(file)
-    report = Report(str(out), model.family, left_out=left_out, unknown=file.unknown)
+    report = Report(str(out), model.family, left_out=left_out, unknown=[*file.unknown])
     with torch.inference_mode(), Spool(out) as spool:
         writer = Writer(spool, report, rule, stored_dtype(dtype, [file]))
         for name, layer in layers.items():

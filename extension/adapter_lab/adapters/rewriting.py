@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from adapter_lab.adapters.base import Adapter
+from adapter_lab.adapters.base import MAGNITUDES, Adapter
 from adapter_lab.adapters.boft import BOFT
 from adapter_lab.adapters.dora import DoRA
 from adapter_lab.adapters.glora import GLoRA
@@ -17,6 +17,7 @@ from adapter_lab.adapters.loha import LoHa
 from adapter_lab.adapters.lokr import LoKr
 from adapter_lab.adapters.lora import LoRA
 from adapter_lab.adapters.oft import DiagOFT
+from adapter_lab.adapters.summed import Summed
 
 A = TypeVar("A", bound=Adapter)
 
@@ -50,6 +51,9 @@ def plain_tensors(adapter: Adapter, tensors: Mapping[str, Tensor], shape: tuple[
     alpha is there and alpha / rank is the whole scale: `scalar`, rs_lora and PEFT's configuration are folded into it.
     `tensors`: as the file has them, by suffix; `shape`: of the weight.
     """
+    if isinstance(adapter, Summed):
+        rest = {suffix: tensor for suffix, tensor in tensors.items() if suffix != "diff"}
+        return {**plain_tensors(adapter.inner, rest, shape), "diff": tensors["diff"]}
     if isinstance(adapter, DoRA):
         rest = {suffix: tensor for suffix, tensor in tensors.items() if suffix not in MAGNITUDES}
         return {**plain_tensors(adapter.inner, rest, shape), "dora_scale": _magnitude(adapter, shape)}
@@ -79,7 +83,6 @@ def stored_like(tensor: Tensor, original: Tensor) -> Tensor:
     return tensor.to(original.dtype if original.element_size() > 1 else torch.float16)
 
 
-MAGNITUDES = ("dora_scale", "lora_magnitude_vector")
 OLDER_GLORA = {"a1.weight": "a2.weight", "a2.weight": "a1.weight", "b1.weight": "b2.weight", "b2.weight": "b1.weight"}
 
 

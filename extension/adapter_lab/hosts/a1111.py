@@ -219,7 +219,7 @@ class A1111:
 
     def _has_embeddings(self, path: str) -> bool:
         file = self._loader.cache.get(path).file if self._loader else None
-        return file is not None and any(key.startswith("bundle_emb.") for key in file.unknown)
+        return file is not None and bool(file.carried)
 
 
 def _loaded_model() -> Any | None:

@@ -56,7 +56,7 @@ def convert_for(
     refuse_overwriting(out, [path, base])
     model = open_base(base, [file])
     layers, left_out = model.layers(file)
-    report = Report(str(out), model.family, left_out=left_out, unknown=file.unknown)
+    report = Report(str(out), model.family, left_out=left_out, unknown=[*file.unknown])
     with torch.inference_mode(), Spool(out) as spool:
         writer = Writer(spool, report, rule, stored_dtype(dtype, [file]))
         for name, layer in layers.items():

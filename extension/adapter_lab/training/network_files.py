@@ -101,7 +101,7 @@ def _listed(what: str, names: list[str]) -> list[str]:
 
 def _resolved(file: AdapterFile, targets: Mapping[str, Target]) -> dict[str, Target]:
     found = {name: resolve(name, targets) for name in file.modules}
-    unknown = [name for name, target in found.items() if target is None] + file.unknown
+    unknown = [name for name, target in found.items() if target is None] + [*file.unknown]
     if unknown:
         listed = _listed("holds", unknown)[0]
         raise ConfigError(f"{file.path} {listed}, which this base does not have; choose an adapter for this base.")
