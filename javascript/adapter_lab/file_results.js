@@ -19,7 +19,7 @@ function inspected(result) {
         [S.inspected.step, result.step],
         [S.inspected.parameters, result.parameters?.toLocaleString()],
         [S.inspected.formats, counts(result.dtypes)],
-        [S.inspected.unknown, plain(result.unknown)],
+        [S.inspected.unknown, reasons({ ...result.broken, ...result.unknown })],
     ].filter(([, value]) => value !== null && value !== undefined && value !== "–" && value !== "");
     const columns = [...new Set((result.groups ?? []).flatMap((group) => Object.keys(group)))];
     const { source, ...hosts } = result.alone ?? {};
@@ -33,6 +33,10 @@ function inspected(result) {
 
 function counts(table_) {
     return Object.entries(table_ ?? {}).map(([name, count]) => `${name} ${count}`).join(", ");
+}
+
+function reasons(table_) {
+    return Object.entries(table_).map(([name, why]) => `${name}: ${why}`).join("; ");
 }
 
 function written(app, result) {

@@ -355,7 +355,7 @@ export const S = {
         step: "step",
         parameters: "parameters",
         formats: "number formats",
-        unknown: "unknown keys",
+        unknown: "not used",
         host: "web UI alone",
         does: "what it does",
         why: "why",

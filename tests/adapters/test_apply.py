@@ -201,7 +201,7 @@ def test_modules_that_cannot_be_applied_are_named_with_the_reason(checkpoints: d
     assert "no such module" in reasons["lora_unet_no_such_module"]
     assert "already changes this layer" in reasons[other]
     assert "no bias" in reasons["attn1_to_v (bias)"]
-    assert found.unknown == ["emb.params"]
+    assert list(found.unknown) == ["emb.params"]
     text = report.text()
     assert "2 modules applied" in text and "lora_unet_no_such_module" in text and "emb.params" in text
     assert json.loads(json.dumps(report.to_dict()))["adapters"][0]["not_applied"] == found.not_applied

@@ -69,7 +69,7 @@ def test_a_whole_file_is_summed_up(tmp_path: Path) -> None:
     ]
     assert found["bytes"] == path.stat().st_size
     assert found["parameters"] == sum(t.numel() for key, t in tensors.items() if key.endswith("weight"))
-    assert found["unknown"] == ["extra"]
+    assert list(found["unknown"]) == ["extra"]
     assert json.loads(json.dumps(found)) == found
     said = text(found)
     whole = describe(path, modules=True)

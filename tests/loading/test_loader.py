@@ -255,7 +255,7 @@ def test_tensors_of_no_known_algorithm_are_told(base: BaseModel, tmp_path: Path)
     load(found, base, write(tmp_path / "a.safetensors", "dora", bundle_emb__x=torch.zeros(2)))
     (report,) = found.reports()
     assert (report.applied, report.total) == (1, 1)
-    assert report.reasons == {"bundle_emb.x": "no algorithm has such a tensor"}
+    assert report.reasons == {"bundle_emb.x": "it reads no embeddings out of adapter files"}
 
 
 def test_the_web_ui_forgets_when_a_file_is_new_or_changed_and_only_then(base: BaseModel, tmp_path: Path) -> None:

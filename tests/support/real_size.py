@@ -174,7 +174,7 @@ def check_size(measured: Measured, adapter: Path, plans: list[Any], known: int |
     if set(file.modules) != {plan.name for plan in plans}:
         measured.complaints.append("the file does not have the planned modules")
     if file.unknown:
-        measured.complaints.append(f"unknown tensors: {file.unknown[:3]}")
+        measured.complaints.append(f"unknown tensors: {[*file.unknown][:3]}")
     for module in file.modules:
         file.load(module)  # refuses values that are not finite
     layout = {key: (shape, torch.float16) for plan in plans for key, shape in plan.file_layout.items()}

@@ -18,6 +18,8 @@ from adapter_lab.adapters.checkpoint import Checkpoint, open_checkpoint
 from adapter_lab.adapters.file import AdapterFile
 from adapter_lab.adapters.keys import Target, TargetTable, family_of, targets
 from adapter_lab.adapters.matching import match
+from adapter_lab.adapters.results import guessed_scale, refuse_reading
+from adapter_lab.adapters.strength import finite_strength
 from adapter_lab.adapters.tensors import Scratch, is_finite
 from adapter_lab.errors import AdapterLabError, FileFormatError
 
@@ -36,7 +38,9 @@ class AppliedAdapter:
     strength: float
     applied: list[str] = field(default_factory=list)
     not_applied: dict[str, str] = field(default_factory=dict)  # module -> reason
-    unknown: list[str] = field(default_factory=list)  # tensors of no known algorithm
+    unknown: dict[str, str] = field(default_factory=dict)  # tensor that is not used -> why
+    carried: list[str] = field(default_factory=list)  # tensors of embeddings, which are no part of a checkpoint
+    guessed: list[str] = field(default_factory=list)  # modules of which no alpha is stated
 
 
 @dataclass
@@ -61,7 +65,9 @@ class ApplyReport:
             count = len(adapter.applied)
             lines.append(f"{adapter.path} at strength {adapter.strength:g}: {count} modules applied.")
             lines += [f"  not applied: {name}: {reason}" for name, reason in adapter.not_applied.items()]
-            lines += [f"  unknown tensor: {key}" for key in adapter.unknown]
+            lines += [f"  not used: {key}: {reason}" for key, reason in adapter.unknown.items()]
+            lines += [f"  not written: {key}: a checkpoint has no place for embeddings" for key in adapter.carried]
+            lines += [f"  {line}" for line in guessed_scale(adapter.guessed)]
         return "\n".join([*lines, f"{self.changed} tensors changed; wrote {self.out} ({self.out_bytes:,} bytes)."])
 
 
@@ -92,9 +98,10 @@ def apply_adapters(
     """
     if dtype not in OUTPUT_DTYPES:
         raise AdapterLabError(f"The dtype {dtype!r} is unknown; choose one of {', '.join(OUTPUT_DTYPES)}.")
+    for path, strength in adapters:
+        finite_strength(strength, path)
     out = Path(out_path)
-    if out.exists() and any(out.samefile(path) for path in (base_path, *(path for path, _ in adapters))):
-        raise AdapterLabError(f"{out} is one of the files to be read; give the result another name.")
+    refuse_reading(out, [base_path, *(path for path, _ in adapters)])
     base = open_checkpoint(base_path)
     table = _targets(base)
     family = family_of(base.shapes)
@@ -142,7 +149,10 @@ def _plan(
             changes.setdefault(target.key, []).append(Change(file, name, target, strength, of_bias=False))
         if file.has_bias(name) and target.bias_key is not None:
             changes.setdefault(target.bias_key, []).append(Change(file, name, target, strength, of_bias=True))
-    return AppliedAdapter(str(file.path), strength, matched.applied, matched.not_applied, matched.unknown)
+    guessed = [name for name in matched.applied if not file.states_scale(name)]
+    found = AppliedAdapter(str(file.path), strength, matched.applied, matched.not_applied)
+    found.unknown, found.carried, found.guessed = file.unknown, file.carried, guessed
+    return found
 
 
 def _output_dtype(key: str, dtype: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:

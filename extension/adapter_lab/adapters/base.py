@@ -158,6 +158,8 @@ def scale_of(tensors: Tensors, dim: int) -> float:
     An alpha of 0 is a scale of 0 for every web UI and merging script, although trainers that are given 0 train with
     alpha as dim: they also write that.
     """
+    if not dim:
+        raise ValueError("the rank is zero")
     alpha = float(tensors["alpha"]) if "alpha" in tensors else dim
     scalar = float(tensors["scalar"]) if "scalar" in tensors else 1.0
     return scalar * alpha / dim

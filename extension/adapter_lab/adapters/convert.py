@@ -13,7 +13,7 @@ from torch import Tensor
 from adapter_lab.adapters import provenance
 from adapter_lab.adapters.file import AdapterFile
 from adapter_lab.adapters.layers import Base, Layer, open_base
-from adapter_lab.adapters.results import DTYPES, Report, Writer
+from adapter_lab.adapters.results import DTYPES, Report, Writer, refuse_reading
 from adapter_lab.adapters.rewriting import plain_tensors
 from adapter_lab.adapters.spool import Spool
 from adapter_lab.adapters.svd import NO_LIMIT, RankRule
@@ -48,7 +48,7 @@ def convert(
     refuse_overwriting(out, [path, base])
     model = open_base(base, [file])
     layers, left_out = model.layers(file)
-    report = Report(str(out), model.family, left_out=left_out, unknown=[*file.unknown])
+    report = started_report(out, model, [file], left_out)
     with torch.inference_mode(), Spool(out) as spool:
         writer = Writer(spool, report, rule, stored_dtype(dtype, [file]))
         write = writer.lora if to == "lora" else writer.full
@@ -57,11 +57,43 @@ def convert(
                 write_kept(writer, file, name, layer, as_stored=dtype == "same")
             else:
                 write_changed(writer, write, model, file, name, layer)
+        finish(writer, [file])
         options = {"to": to, **vars(rule), "base": Path(base).name if base else None}
         report.bytes = spool.save(
             provenance.metadata_of(report, "convert", [(file.path, source_metadata(file), 1.0)], options)
         )
     return report
+
+
+def started_report(
+    out: str | os.PathLike[str], model: Base, files: Sequence[AdapterFile], left_out: dict[str, str]
+) -> Report:
+    """A report that already names what is not taken over of these files, and strengths that are guesses."""
+    report = Report(str(out), model.family, left_out=left_out)
+    for file in files:
+        start = f"{file.path.name}: " if len(files) > 1 else ""
+        report.unknown |= {start + key: reason for key, reason in file.unknown.items()}
+        report.guessed += [start + name for name in file.modules if not file.states_scale(name)]
+    return report
+
+
+def finish(writer: Writer, files: Sequence[AdapterFile]) -> None:
+    """Take over the embeddings that came with these files.
+
+    Raises FileFormatError if no module could be: there is nothing to write then.
+    """
+    report, spool = writer.report, writer.spool
+    if not report.made:
+        name, reason = next(iter(report.left_out.items()))
+        raise FileFormatError(f"No module of {files[0].path} can be taken over, {name} because {reason}.")
+    for file in files:
+        for key in file.carried:
+            tensor = file.file.read(key)
+            if key not in spool:
+                spool.add(key, tensor)
+                report.carried.append(key)
+            elif not torch.equal(spool[key], tensor):
+                report.unknown[f"{file.path.name}: {key}"] = "another of the files has an embedding of this name"
 
 
 def write_changed(
@@ -121,6 +153,4 @@ def refuse_overwriting(out: str | os.PathLike[str], sources: Sequence[str | os.P
     path = Path(out)
     if path.suffix.lower() != ".safetensors":
         raise AdapterLabError(f"{path} must end in .safetensors, which hosts know adapter files by.")
-    for source in sources:
-        if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
-            raise FileFormatError(f"{path} is one of the files to be read; give the result another name.")
+    refuse_reading(path, sources)

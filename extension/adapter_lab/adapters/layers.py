@@ -17,7 +17,7 @@ from torch import Tensor
 from adapter_lab.adapters.base import Adapter
 from adapter_lab.adapters.checkpoint import Checkpoint, open_checkpoint
 from adapter_lab.adapters.family import FAMILY_NAMES, STABLE_DIFFUSION, adapter_families, in_words
-from adapter_lab.adapters.file import AdapterFile
+from adapter_lab.adapters.file import AdapterFile, ModuleError
 from adapter_lab.adapters.full import Full
 from adapter_lab.adapters.keys import Target, TargetTable, family_of, resolve, targets
 from adapter_lab.adapters.loha import LoHa
@@ -74,7 +74,11 @@ class Base:
         left_out: dict[str, str] = {}
         taken: dict[str, str] = {}
         for name in file.modules:
-            layer = _layer(file, name, resolve(name, self.table))
+            try:
+                layer = _layer(file, name, resolve(name, self.table))
+            except ModuleError as error:
+                left_out[name] = error.reason
+                continue
             if layer.name in taken:
                 left_out[name] = f"the file already changes this layer as {taken[layer.name]}"
                 continue
@@ -151,8 +155,14 @@ def _in_both(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
 
 def _fitting(files: Sequence[AdapterFile], table: TargetTable) -> int:
     """How many modules fit the layers of a released model."""
-    places = ((file.outline(name), resolve(name, table)) for file in files for name in file.modules)
-    return sum(target is not None and outline.fits(target.shape) for outline, target in places)
+    return sum(_fits(file, name, resolve(name, table)) for file in files for name in file.modules)
+
+
+def _fits(file: AdapterFile, name: str, target: Target | None) -> bool:
+    try:
+        return target is not None and file.outline(name).fits(target.shape)
+    except ModuleError:
+        return False
 
 
 def _layer(file: AdapterFile, name: str, target: Target | None) -> Layer:

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from adapter_lab.adapters import provenance
-from adapter_lab.adapters.convert import refuse_overwriting, stored_dtype
+from adapter_lab.adapters.convert import finish, refuse_overwriting, started_report, stored_dtype
 from adapter_lab.adapters.file import AdapterFile
 from adapter_lab.adapters.layers import Base, Layer, open_base, usable
 from adapter_lab.adapters.lora import LoRA
 from adapter_lab.adapters.results import Report, Writer
 from adapter_lab.adapters.rewriting import without_core
 from adapter_lab.adapters.spool import Spool
+from adapter_lab.adapters.strength import finite_strength
 from adapter_lab.adapters.svd import NO_LIMIT, RankRule
 from adapter_lab.errors import AdapterLabError
 
@@ -50,15 +51,16 @@ def merge(
         raise AdapterLabError("There is nothing to merge; give adapter files.")
     if full and rule:
         raise AdapterLabError("A full difference has no rank; give a rank or error bound, or a full difference.")
-    files = [(AdapterFile.open(path), strength) for path, strength in adapters]
+    files = [(AdapterFile.open(path), finite_strength(strength, path)) for path, strength in adapters]
     refuse_overwriting(out, [*(path for path, _ in adapters), base])
     model = open_base(base, [file for file, _ in files])
-    report = Report(str(out), model.family)
+    report = started_report(out, model, [file for file, _ in files], {})
     layers = _collect(model, files, report)
     with torch.inference_mode(), Spool(out) as spool:
         writer = Writer(spool, report, rule, stored_dtype(dtype, [file for file, _ in files]))
         for layer, parts in layers:
             _write(writer, model, layer, parts, full)
+        finish(writer, [file for file, _ in files])
         options = {"full": full, **vars(rule), "base": Path(base).name if base else None}
         sources = [(file.path, file.metadata, strength) for file, strength in files]
         report.bytes = spool.save(provenance.metadata_of(report, "merge", sources, options))
@@ -71,7 +73,6 @@ def _collect(model: Base, files: list[tuple[AdapterFile, float]], report: Report
     for file, strength in files:
         found, left_out = model.layers(file)
         report.left_out |= {f"{file.path.name}: {name}": reason for name, reason in left_out.items()}
-        report.unknown += [f"{file.path.name}: {key}" for key in file.unknown]
         for name, layer in found.items():
             known, parts = layers.setdefault(layer.name, (layer, []))
             if known.shape != layer.shape:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 from adapter_lab.adapters.spool import Spool
 from adapter_lab.adapters.svd import RankRule, low_rank
 from adapter_lab.adapters.tensors import is_finite
-from adapter_lab.errors import AdapterLabError
+from adapter_lab.errors import AdapterLabError, FileFormatError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Half of the last bit, which rounding a number to a dtype can be off by, relative to the number.
@@ -50,7 +52,9 @@ class Report:
     bytes: int = 0
     made: list[Made] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)  # module in its source -> reason
-    unknown: list[str] = field(default_factory=list)  # tensors of no known algorithm
+    unknown: dict[str, str] = field(default_factory=dict)  # tensor that was not used -> why
+    carried: list[str] = field(default_factory=list)  # tensors of embeddings, taken over as they are
+    guessed: list[str] = field(default_factory=list)  # modules of which no alpha is stated
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -82,6 +86,8 @@ class Report:
             "worst": [{"name": one.name, "error": one.relative, "rank": one.rank} for one in self.worst],
             "left_out": self.left_out,
             "unknown": self.unknown,
+            "carried": self.carried,
+            "guessed": self.guessed,
             "notes": self.notes,
         }
 
@@ -94,8 +100,9 @@ class Report:
         for one in self.worst:
             lines.append(f"  {one.relative:7.2%}  {one.name}" + (f" (rank {one.rank})" if one.rank else ""))
         lines += [f"not taken over: {name}: {reason}" for name, reason in self.left_out.items()]
-        lines += [f"unknown tensor, not taken over: {key}" for key in self.unknown]
-        return "\n".join([*lines, *self.notes])
+        lines += [f"not taken over: {key}: {reason}" for key, reason in self.unknown.items()]
+        lines += [f"carried along: {key}" for key in self.carried]
+        return "\n".join([*lines, *guessed_scale(self.guessed), *self.notes])
 
 
 def _ranks(ranks: list[int]) -> str:
@@ -104,6 +111,20 @@ def _ranks(ranks: list[int]) -> str:
     if ranks[0] == ranks[-1]:
         return f", rank {ranks[0]}"
     return f", ranks {ranks[0]} to {ranks[-1]}, median {ranks[len(ranks) // 2]}"
+
+
+def guessed_scale(names: Sequence[str]) -> list[str]:
+    """A line that says of modules without alpha how strong they were taken to be; none where there are no such."""
+    if not names:
+        return []
+    return [f"alpha is not stated in {len(names)} modules, such as {names[0]}: taken as dim, a scale of 1"]
+
+
+def refuse_reading(out: Path, sources: Iterable[str | os.PathLike[str] | None]) -> None:
+    """Raise FileFormatError if the file to be written is one of those to be read."""
+    for source in sources:
+        if source is not None and out.exists() and Path(source).exists() and out.samefile(source):
+            raise FileFormatError(f"{out} is one of the files to be read; give the result another name.")
 
 
 class Writer:

@@ -45,6 +45,21 @@ LARGEST_HEADER = 32 * 2**20
 LONGEST_NAME = 1000  # of a tensor; real ones have up to about 150 characters, and messages repeat them
 CONTROL_CHARACTER = re.compile("[\x00-\x1f]")
 COPY_CHUNK = 8 * 2**20
+PICKLE = "a pickle file, which could run code when read; convert it to .safetensors first"
+WEB_PAGE = "a web page, as a server sends it to who is not logged in; download the file again in a browser"
+# What other files begin with, in lower case, and what they are.
+BEGINNINGS = (
+    (b"version ", "a pointer of Git LFS in the place of the file; download the file itself, or run `git lfs pull`"),
+    (b"<!doctyp", WEB_PAGE),
+    (b"<html", WEB_PAGE),
+    (b"<?xml", WEB_PAGE),
+    (b"gguf", "a GGUF file, a checkpoint in few bits; adapters are .safetensors files"),
+    (b"\x80\x02", PICKLE),
+    (b"pk\x03\x04", PICKLE),
+    (b"\x89png", "a picture; give the adapter file itself"),
+    (b"\xff\xd8\xff", "a picture; give the adapter file itself"),
+    (b"{", "a text of JSON, perhaps what a server said in the place of the file; download it again"),
+)
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -143,10 +158,10 @@ def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any],
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
     text = file.read(1) if length <= size - 8 else b""
     if text != b"{":
-        if path.suffix.lower() in PICKLES or start[:2] == b"\x80\x02" or start[:4] == b"PK\x03\x04":
-            raise FileFormatError(
-                f"{path} is a pickle file, which could run code when read; convert it to .safetensors first."
-            )
+        pickled = PICKLE if path.suffix.lower() in PICKLES else ""
+        what = next((what for beginning, what in BEGINNINGS if start.lower().startswith(beginning)), pickled)
+        if what:
+            raise FileFormatError(f"{path} is {what}.")
         raise FileFormatError(f"{path} is not a .safetensors file, or it was cut short within its header.")
     if length > LARGEST_HEADER:
         raise FileFormatError(f"{path} has a header of {length // 2**20} MiB, which no real adapter or checkpoint has.")

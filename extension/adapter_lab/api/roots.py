@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from adapter_lab.adapters.strength import without_strength
 from adapter_lab.api.context import Context
 from adapter_lab.api.errors import Refused
 from adapter_lab.config import TrainConfig
@@ -98,16 +99,6 @@ def make_absolute(config: TrainConfig) -> None:
 
 def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path)) if path.strip() else path
-
-
-def without_strength(text: str) -> str:
-    """The file of `FILE` or `FILE:STRENGTH`; a drive letter's colon is part of the file."""
-    path, colon, strength = text.rpartition(":")
-    try:
-        float(strength)
-    except ValueError:
-        return text
-    return path if colon and path else text
 
 
 def missing(config: TrainConfig) -> list[Problem]:

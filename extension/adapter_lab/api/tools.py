@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from adapter_lab.adapters.strength import without_strength
 from adapter_lab.api import roots
 from adapter_lab.api.call import Call, Parameter
 from adapter_lab.api.context import Context
@@ -74,11 +75,9 @@ FILES = ("adapter", "base", "tuned")
 
 
 def inspect(context: Context, call: Call) -> Any:
-    from adapter_lab.adapters.inspect import describe  # torch, which only this route needs
-    from adapter_lab.hosts.verdicts import describe as by_host
+    from adapter_lab.hosts.described import described  # torch, which only this route needs
 
-    path = _there(context, call, call["path"])
-    return {**describe(path), "alone": by_host(path)}
+    return described(_there(context, call, call["path"]))
 
 
 def _command(name: str) -> Callable[[Context, Call], Any]:
@@ -109,7 +108,7 @@ def _own() -> str:
 
 def _there(context: Context, call: Call, text: str) -> str:
     """An existing file that may be read, `FILE` or `FILE:STRENGTH`, as a whole path: it cannot pass for an option."""
-    path = roots.without_strength(text)
+    path = without_strength(text)
     roots.check(context, call.public, path)
     if not path or not roots.exists(path):
         raise NotFound(f"{path or 'The file'} is not there: choose another.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapter_lab import config_file
+from adapter_lab.adapters.strength import file_and_strength
 from adapter_lab.cli.options import chosen_config
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError
@@ -87,21 +88,29 @@ def report(chosen: argparse.Namespace) -> int:
 
 def inspect(chosen: argparse.Namespace) -> int:
     """Show what adapter files hold."""
-    from adapter_lab.adapters.inspect import describe
-    from adapter_lab.adapters.inspect import text as in_words
-    from adapter_lab.hosts.verdicts import describe as by_host
-    from adapter_lab.hosts.verdicts import text as hosts_in_words
+    from adapter_lab.hosts.described import described, in_words
 
-    described = [{**describe(path, modules=chosen.modules), "alone": by_host(path)} for path in chosen.adapter]
-    text = "\n\n".join(f"{in_words(entry)}\n{hosts_in_words(entry['alone'])}" for entry in described)
-    return _show(described if len(described) > 1 else described[0], text, chosen.json)
+    found: list[dict[str, Any]] = []
+    errors: list[AdapterLabError] = []
+    for path in chosen.adapter:
+        try:
+            found.append(described(path, modules=chosen.modules))
+        except AdapterLabError as error:
+            if len(chosen.adapter) == 1:
+                raise
+            errors.append(error)
+            found.append({"path": path, "problem": str(error)})
+    _show(found if len(found) > 1 else found[0], "\n\n".join(map(in_words, found)), chosen.json)
+    if errors:
+        raise AdapterLabError(f"{len(errors)} of {len(found)} files cannot be read: {' '.join(map(str, errors))}")
+    return 0
 
 
 def apply(chosen: argparse.Namespace) -> int:
     """Write a checkpoint with adapters applied."""
     from adapter_lab.adapters.apply import apply_adapters
 
-    adapters = [_file_and_strength(text) for text in chosen.adapter]
+    adapters = [file_and_strength(text) for text in chosen.adapter]
     done = apply_adapters(chosen.base, adapters, chosen.out, changed_only=chosen.changed_only, dtype=chosen.dtype)
     return _show(done.to_dict(), done.text(), chosen.json)
 
@@ -124,7 +133,7 @@ def merge(chosen: argparse.Namespace) -> int:
     """Write several adapter files as one."""
     from adapter_lab.adapters.merge import merge as merge_adapters
 
-    adapters = [_file_and_strength(text) for text in chosen.adapter]
+    adapters = [file_and_strength(text) for text in chosen.adapter]
     full = chosen.to == "full"
     done = merge_adapters(
         adapters, chosen.out, full=full, rule=_rank_rule(chosen), base=chosen.base, dtype=chosen.dtype
@@ -155,15 +164,6 @@ def _rank_rule(chosen: argparse.Namespace) -> Any:
     from adapter_lab.adapters.svd import RankRule
 
     return RankRule.of(chosen.rank, chosen.conv_rank, chosen.error, chosen.energy)
-
-
-def _file_and_strength(text: str) -> tuple[str, float]:
-    """`FILE` or `FILE:STRENGTH`; a drive letter's colon is part of the file."""
-    path, colon, strength = text.rpartition(":")
-    try:
-        return (path, float(strength)) if colon and path else (text, 1.0)
-    except ValueError:
-        return text, 1.0
 
 
 def import_kohya(chosen: argparse.Namespace) -> int:

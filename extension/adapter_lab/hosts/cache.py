@@ -159,8 +159,7 @@ class CachedFile:
     def reasons(self, base: BaseModel) -> dict[str, str]:
         """Why modules and tensors of it are not in its plan."""
         matched = self.matched(base)
-        unknown = dict.fromkeys(matched.unknown, "no algorithm has such a tensor")
-        return {**matched.not_applied, **self.weights().broken, **unknown}
+        return {**matched.not_applied, **self.weights().broken, **self._file().unknown}
 
     def _file(self) -> AdapterFile:
         if self.file is None:

@@ -21,6 +21,7 @@ from adapter_lab.hosts.report import FileReport, algorithms
 from adapter_lab.hosts.verdicts import APPLY, verdict
 
 ALL_REASONS = 10_000
+READS_EMBEDDINGS = "a1111"  # and gives them to its prompts itself, from files of ours too
 
 
 class LoaderSettings(Protocol):
@@ -151,6 +152,8 @@ class Loader:
             report.algorithms, report.total = algorithms(entry.file), len(entry.file.modules)
             report.applied, report.reasons = len(plan.modules), entry.reasons(base)
             report.remark = entry.remark(base)
+            if self.host != READS_EMBEDDINGS:
+                report.reasons |= dict.fromkeys(entry.file.carried, "it reads no embeddings out of adapter files")
         except AdapterLabError as error:
             plan, report.refused = None, str(error)
         except Exception as error:  # a mistake of ours costs this file, not the picture

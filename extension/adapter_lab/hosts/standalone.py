@@ -14,9 +14,11 @@ from torch import Tensor
 from adapter_lab.adapters import provenance
 from adapter_lab.adapters.base import FileOptions
 from adapter_lab.adapters.convert import (
+    finish,
     raw_tensors,
     refuse_overwriting,
     source_metadata,
+    started_report,
     stored_dtype,
     write_changed,
 )
@@ -56,7 +58,7 @@ def convert_for(
     refuse_overwriting(out, [path, base])
     model = open_base(base, [file])
     layers, left_out = model.layers(file)
-    report = Report(str(out), model.family, left_out=left_out, unknown=[*file.unknown])
+    report = started_report(out, model, [file], left_out)
     with torch.inference_mode(), Spool(out) as spool:
         writer = Writer(spool, report, rule, stored_dtype(dtype, [file]))
         for name, layer in layers.items():
@@ -67,6 +69,7 @@ def convert_for(
                 report.left_out[name] = f"{HOSTS[host]} reads it in no form"
             else:
                 write_changed(writer, writer.lora if rule else writer.full, model, file, name, layer)
+        finish(writer, [file])
         options = {"for": host, **vars(rule), "base": Path(base).name if base else None}
         sources = [(file.path, source_metadata(file), 1.0)]
         report.bytes = spool.save(provenance.metadata_of(report, "convert", sources, options))

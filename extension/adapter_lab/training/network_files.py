@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from adapter_lab.adapters.base import patch, patch_bias
 from adapter_lab.adapters.file import AdapterFile
 from adapter_lab.adapters.keys import Target, resolve
+from adapter_lab.adapters.strength import file_and_strength
 from adapter_lab.errors import ConfigError
 from adapter_lab.training.network_modules import find_module
 from adapter_lab.training.network_plan import LayerPlan
@@ -119,22 +120,13 @@ def add_frozen_adapters(entries: Iterable[str], targets: Mapping[str, Target], p
         if getattr(part, ADDED, ()):
             raise ConfigError(f"Other frozen adapters were already added to {name}; load it again.")
     for entry in entries:
-        path, strength = split_strength(entry)
+        path, strength = file_and_strength(entry)
         file = AdapterFile.open(path)
         for name, target in _resolved(file, targets).items():
             if target.part in fresh:
                 _add(file, name, target, fresh[target.part], strength)
     for part in fresh.values():
         setattr(part, ADDED, entries)
-
-
-def split_strength(entry: str) -> tuple[str, float]:
-    """`FILE:STRENGTH` as (file, strength); without a strength it is 1."""
-    path, colon, strength = entry.rpartition(":")
-    try:
-        return (path, float(strength)) if colon and path else (entry, 1.0)
-    except ValueError:
-        return entry, 1.0
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from adapter_lab.adapters.keys import targets
+from adapter_lab.adapters.strength import file_and_strength
 from adapter_lab.config import PreviewConfig, TrainConfig, trained_network
 from adapter_lab.errors import ConfigError
 from adapter_lab.training.bases.base import Base, open_base
@@ -26,7 +27,6 @@ from adapter_lab.training.dataset.index import file_digest
 from adapter_lab.training.devices import FORMATS, choose_device, choose_format, make_accelerator
 from adapter_lab.training.latents import LatentBatch, cached_batches, encoded_batches
 from adapter_lab.training.network import add_frozen_adapters, build_network, plan_network
-from adapter_lab.training.network_files import split_strength
 from adapter_lab.training.preview import PromptText, encode_prompts
 from adapter_lab.training.quantized import compress
 from adapter_lab.training.records import Records
@@ -284,7 +284,7 @@ class Preparation:
 
 def frozen_key(entries: Sequence[str]) -> str:
     """A key of the content and strength of frozen adapters, for caches and states; "" without any."""
-    pairs = [split_strength(entry) for entry in entries]
+    pairs = [file_and_strength(entry) for entry in entries]
     return "".join(f"+{file_digest(Path(path))}:{strength:g}" for path, strength in pairs)
 
 
