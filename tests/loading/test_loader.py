@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from adapter_lab.adapters import algorithms
 from adapter_lab.adapters import file as files
 from adapter_lab.adapters.file import save_adapter
 from adapter_lab.adapters.keys import targets
@@ -122,8 +123,9 @@ def test_a_new_algorithm_is_ours_in_every_web_ui(
     beside: tuple[str, ...], host: str, base: BaseModel, flux: BaseModel, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(files, "ALGORITHMS", (Invented, *files.ALGORITHMS))
-    monkeypatch.setattr(files, "split_key", lambda key: tuple(key.split(".", 1)))
+    monkeypatch.setattr(algorithms, "ALGORITHMS", (Invented, *algorithms.ALGORITHMS))
+    for module in (algorithms, files):
+        monkeypatch.setattr(module, "split_key", lambda key: tuple(key.split(".", 1)))
     for model, name, size in ((base, QUERY, 320), (flux, "x", 8)):
         tensors = {f"{name}.invented_up": torch.ones(size, 2), f"{name}.invented_down": torch.ones(2, size)}
         modules = {name}

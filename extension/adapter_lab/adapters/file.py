@@ -17,6 +17,7 @@ from torch import Tensor
 from adapter_lab.adapters import writing
 from adapter_lab.adapters.algorithms import (
     FLAGS,
+    SUFFIXES,
     adapter_from_tensors,
     algorithm_class,
     split_key,
@@ -36,7 +37,7 @@ EMBEDDINGS = "bundle_emb."
 RANKED = ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "a2.weight")
 NO_ALGORITHM = "no known algorithm has such a tensor"
 
-__all__ = ["AdapterFile", "ModuleError", "NoAdapterError", "adapter_from_tensors", "split_key"]
+__all__ = ["SUFFIXES", "AdapterFile", "ModuleError", "NoAdapterError", "adapter_from_tensors", "split_key"]
 
 
 class NoAdapterError(FileFormatError):
@@ -65,6 +66,7 @@ class AdapterFile:
         # Suffix -> description of each module, by the module's name as the file spells it.
         self.modules: dict[str, dict[str, TensorInfo]] = {}
         self.unknown: dict[str, str] = {}  # tensors that are not used, and why
+        self.unused: dict[str, dict[str, TensorInfo]] = {}  # those of them that lie beside a module's own, as `modules`
         self.carried: list[str] = []  # tensors of embeddings that came with it, which change no weight
         self.largest: dict[str, float] = {}  # largest absolute value of each tensor read so far, by key
         self._sort_keys()
@@ -103,7 +105,7 @@ class AdapterFile:
                 self.unknown |= {info.key: NO_ALGORITHM for info in self.modules.pop(name).values()}
                 continue
             for suffix in shapes.keys() - used_suffixes(algorithm, shapes):
-                unused = self.modules[name].pop(suffix)
+                unused = self.unused.setdefault(name, {})[suffix] = self.modules[name].pop(suffix)
                 self.unknown[unused.key] = f"its module is {algorithm.algorithm}, which does not use it"
         if not self.modules:
             count = len(self.file.tensors)

@@ -24,7 +24,10 @@ class Verdict:
 
 def modules_of(file: AdapterFile) -> list[Module]:
     """The modules of a file, as rows look at them."""
-    return [Module(file.algorithm_of(name), name, tensors, file) for name, tensors in file.modules.items()]
+    return [
+        Module(file.algorithm_of(name), name, {**tensors, **file.unused.get(name, {})}, file)
+        for name, tensors in file.modules.items()
+    ]
 
 
 def verdict(file: AdapterFile, host: str, by_name: bool = True) -> Verdict:
