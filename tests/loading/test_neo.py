@@ -88,3 +88,17 @@ def test_nunchaku_models_are_left_to_the_web_ui(ui: ForgeUI) -> None:
 def test_further_folders_of_adapters_come_after_the_one_to_save_into(ui: ForgeUI) -> None:
     ui.shared.cmd_opts.lora_dirs = ["/more"]
     assert ui.host.adapter_folder() == [ui.folder, Path("/more")]
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_on_the_fly_a_layer_that_never_asks_for_its_patches_is_not_said_to_have_them(ui: ForgeUI, asks: bool) -> None:
+    model = ui.load({KEY: torch.zeros(SHAPE)})
+    layer, _ = model.parents()[KEY]
+    if not asks:  # as layers of other libraries
+        del layer.parameters_manual_cast
+    ui.on_the_fly(True)
+    ui.generate("a")
+    if asks:
+        ui.computed(torch.float32)
+    (report,) = ui.loader.reports()
+    assert report.summary().endswith(f"{int(asks)} of 1 modules") and report.complete == asks

@@ -29,8 +29,8 @@ class Clock:
 
 @pytest.fixture
 def newer() -> Iterator[Any]:
-    with importable("neo"):
-        module = importlib.import_module("backend.patcher.newer")
+    with importable("neo"), importable("neo_newer"):
+        module = importlib.import_module("newer_patcher")
         module.install()
         yield module
 

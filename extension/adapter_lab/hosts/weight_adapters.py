@@ -14,6 +14,7 @@ from adapter_lab.hosts.hooks import Hooks
 from adapter_lab.hosts.live_weights import apply_in_fp32
 from adapter_lab.hosts.plan import WeightPatch
 
+ONLINE = 5  # where Neo 2.26 keeps in a patch whether its weight is computed each time it is used
 OURS = "_adapter_lab"  # marks our objects, also those of a class made before a reload
 
 
@@ -84,10 +85,14 @@ class AdapterObjects(ForgeFamily):
 
 
 def _holds(patcher: Any, patch: WeightPatch) -> bool:
-    """Whether a model patcher has a patch of ours, to be computed once or (`weight_wrapper_patches`) each time."""
+    """Whether a model patcher has a patch of ours that is computed once, or each time its layer is used."""
     functions = getattr(patcher, "weight_wrapper_patches", {}).get(patch.key, ())
-    entries = [
-        *patcher.patches.get(patch.key, ()),
-        *(entry for one in functions for entry in getattr(one, "patch", ())),
-    ]
-    return any(getattr(entry[1], "patch", None) is patch for entry in entries)
+    each_time = [entry for one in functions for entry in getattr(one, "patch", ())]
+    once = []
+    for entry in patcher.patches.get(patch.key, ()):
+        (each_time if len(entry) > ONLINE and entry[ONLINE] else once).append(entry)
+    if any(getattr(entry[1], "patch", None) is patch for entry in once):
+        return True
+    # Only the web UI's own layers ask for functions of their weights.
+    asks = hasattr(patcher.model.get_submodule(patch.key.rpartition(".")[0]), "parameters_manual_cast")
+    return asks and any(getattr(entry[1], "patch", None) is patch for entry in each_time)
