@@ -88,7 +88,7 @@ def _holds(patcher: Any, patch: WeightPatch) -> bool:
     """Whether a model patcher has a patch of ours that is computed once, or each time its layer is used."""
     functions = getattr(patcher, "weight_wrapper_patches", {}).get(patch.key, ())
     each_time = [entry for one in functions for entry in getattr(one, "patch", ())]
-    once = []
+    once: list[Any] = []
     for entry in patcher.patches.get(patch.key, ()):
         (each_time if len(entry) > ONLINE and entry[ONLINE] else once).append(entry)
     if any(getattr(entry[1], "patch", None) is patch for entry in once):
