@@ -80,6 +80,19 @@ def test_a_bad_value_of_any_option_is_named_or_mended(kind: str) -> None:
             _check(_import({"t.json": {**LYCORIS, "network_args": args}}), "t.json", name, "network_args")
 
 
+OPTIMIZER_ARGS = ("betas", "eps", "weight_decay", "d0", "growth_rate", "slice_p", "decouple", "relative_step", "other")
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "Prodigy", "Adafactor", "pytorch_optimizer.CAME", "Tomorrow"])
+def test_a_bad_argument_of_an_optimiser_is_named_or_mended(optimizer: str) -> None:
+    for bad in (*BAD.values(), "x" * 90_000):
+        for name in OPTIMIZER_ARGS:
+            # As a table, or as text where the value is text anyway.
+            args = [f"{name}={bad}"] if isinstance(bad, str) else {name: bad}
+            file = {**TRAINING, "optimizer_type": optimizer, "optimizer_args": args}
+            _check(_import({"t.json": file}), "t.json", name, "optimizer_args")
+
+
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_value_of_any_field_of_the_gui_is_named_or_mended(kind: str) -> None:
     for name in sorted(set(_names(GUI)) | {"network_dim", "conv_dim", "factor", "use_tucker", "dora_wd"}):

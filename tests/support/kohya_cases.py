@@ -31,6 +31,12 @@ def _optimizer(theirs: str, lost: str = "", **wanted: Any) -> Case:
     return Case(text, {"optimizer.weight_decay": 0.01, **wanted}, {"optimizer_type": lost} if lost else {})
 
 
+def _library(theirs: str, ours: str, lost: str = "", *arguments: str) -> Case:
+    text = f'{_LORA}optimizer_type = "{theirs}"\noptimizer_args = ["weight_decay=0.01", "tomorrow=3"]\n'
+    said = {"optimizer_args.tomorrow": "no argument tomorrow", **({"optimizer_type": lost} if lost else {})}
+    return Case(text, {"optimizer.name": ours, "arguments": {"weight_decay=0.01", *arguments}}, said)
+
+
 CASES: dict[str, Case] = {
     "adafactor_relative.toml": Case(
         f'{_LORA}optimizer_type = "Adafactor"\nunet_lr = 1.0\ntext_encoder_lr = 0.5\nlr_scheduler = "adafactor"\n',
@@ -44,7 +50,7 @@ CASES: dict[str, Case] = {
         {"dataset.bucket_step": 8, "run.epochs": 1},
         {"bucket_reso_steps": "8 px"},
     ),
-    "came.toml": _optimizer("pytorch_optimizer.CAME", "nearest", name="adamw"),
+    "came.toml": _library("pytorch_optimizer.CAME", "came"),
     "cosine_min_lr.toml": Case(
         f'{_LORA}max_train_steps = 1000\nlr_scheduler = "cosine_with_min_lr"\nlr_scheduler_min_lr_ratio = 0.1\n'
         "lr_warmup_steps = 100\n",
@@ -111,13 +117,13 @@ CASES: dict[str, Case] = {
         {"network.algo": "lora", "network.conv_dim": 8, "network.conv_alpha": 4.0},
         {"network_args.preset": "conv_in"},
     ),
-    "opt_AdamWScheduleFree.toml": _optimizer("AdamWScheduleFree", "average", name="adamw"),
+    "opt_AdamWScheduleFree.toml": _library("AdamWScheduleFree", "schedulefreeadamw"),
     "opt_DAdaptAdam.toml": _optimizer("DAdaptAdam", "D-Adaptation", name="prodigy", growth_rate=0.0),
     "opt_Lion8bit.toml": _optimizer("Lion8bit", "32 bits", name="lion"),
     "opt_PagedAdamW.toml": _optimizer("PagedAdamW", "paged", name="adamw"),
-    "opt_RAdamScheduleFree.toml": _optimizer("RAdamScheduleFree", "average", name="adamw"),
-    "opt_SGDNesterov.toml": _optimizer("SGDNesterov", "AdamW", name="adamw", lr=1e-4),
-    "opt_AdEMAMix8bit.toml": _optimizer("AdEMAMix8bit", "slow average", name="adamw8bit"),
+    "opt_RAdamScheduleFree.toml": _library("RAdamScheduleFree", "schedulefreeradam"),
+    "opt_SGDNesterov.toml": _library("SGDNesterov", "sgd", "", "momentum=0.9", "nesterov=True"),
+    "opt_AdEMAMix8bit.toml": _library("AdEMAMix8bit", "ademamix", "32 bits", "weight_decouple=True"),
     "opt_of_tomorrow.toml": _optimizer("some_package.Tomorrow", "not known", name="adamw"),
     "opt_prodigyplus.toml": _optimizer("prodigyplus.ProdigyPlusScheduleFree", name="prodigy-plus-schedule-free"),
     "optimizer_args_spaces.toml": Case(

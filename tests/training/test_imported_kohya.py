@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adapter_lab import config_file
+from adapter_lab import config_file, library_optimizers
 from adapter_lab.adapters.file import AdapterFile
 from adapter_lab.kohya import import_kohya
 from adapter_lab.training.loop import train
@@ -23,8 +23,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Those that go ways of their own; the others are as long and learn less.
 ALWAYS = (
-    *("adafactor_relative.toml", "full_matrix.toml", "gui_typical.json", "multires_dataset.toml"),
-    *("opt_DAdaptAdam.toml", "opt_prodigyplus.toml", "vpred_debiased.toml"),
+    *("adafactor_relative.toml", "full_matrix.toml", "gui_typical.json", "multires_dataset.toml", "came.toml"),
+    *("opt_DAdaptAdam.toml", "opt_prodigyplus.toml", "opt_AdamWScheduleFree.toml", "vpred_debiased.toml"),
 )
 NAMES = [
     pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow)
@@ -54,6 +54,8 @@ def test_an_imported_file_trains(tmp_path: Path, name: str, pictures: Path) -> N
     config.precision.device, config.precision.mixed = "cpu", "fp32"
     if config.optimizer.name == "adamw8bit":
         pytest.importorskip("bitsandbytes")
+    if config.optimizer.name in library_optimizers.NAMES:
+        pytest.importorskip("pytorch_optimizer")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = train(config)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from adapter_lab import library_optimizers
 from adapter_lab.config import TrainConfig
 from adapter_lab.kohya.reading import Keys
 
@@ -42,14 +43,12 @@ class Theirs:
 
 
 def _nearest(ours: str, lost: str, own_rate: bool = False) -> Theirs:
-    defaults = {"adamw": _ADAM, "adamw8bit": _ADAM, "lion": _LION, "prodigy": {**_PRODIGY, "use_bias_correction": True}}
+    defaults = {"adamw": _ADAM, "prodigy": {**_PRODIGY, "use_bias_correction": True}}
     return Theirs(ours, defaults[ours], lost, own_rate)
 
 
-_ESTIMATES = "Prodigy is the nearest here, which estimates its rate as D-Adaptation does"
-_FREE = "AdamW is the nearest here, which does not average its steps; a schedule that falls makes up for it"
 _NOT_PAGED = "the same here, with a state that is not paged"
-_SGD = "AdamW is used instead"
+_WIDE = "the same here, with a state of 32 bits"
 # By their name in lower case, without the package.
 OPTIMIZERS: dict[str, Theirs] = {
     "adamw": Theirs("adamw", _ADAM),
@@ -58,8 +57,8 @@ OPTIMIZERS: dict[str, Theirs] = {
     "pagedadamw32bit": Theirs("adamw", _ADAM, _NOT_PAGED),
     "pagedadamw8bit": Theirs("adamw8bit", _ADAM, _NOT_PAGED),
     "lion": Theirs("lion", _LION),
-    "lion8bit": Theirs("lion", _LION, "the same here, with a state of 32 bits"),
-    "pagedlion8bit": Theirs("lion", _LION, "the same here, with a state of 32 bits that is not paged"),
+    "lion8bit": Theirs("lion", _LION, _WIDE),
+    "pagedlion8bit": Theirs("lion", _LION, _WIDE),
     "adafactor": Theirs("adafactor", {"weight_decay": 0.0}),
     "prodigy": Theirs("prodigy", _PRODIGY),
     "prodigyplusschedulefree": Theirs(
@@ -67,19 +66,22 @@ OPTIMIZERS: dict[str, Theirs] = {
         {"betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 0.0, "d0": 1e-6, "d_coef": 1.0},
     ),
     **{
-        name: _nearest("prodigy", _ESTIMATES)
-        for name in ("dadaptation", "dadaptadampreprint", "dadaptadagrad", "dadaptadam", "dadaptadan", "dadaptadanip")
-        + ("dadaptlion", "dadaptsgd")
+        name: _nearest("prodigy", "Prodigy is the nearest here, which estimates its rate as D-Adaptation does")
+        for name in ("dadaptation", "dadaptadampreprint", "dadaptadam", "dadaptadanip")
     },
-    "adamwschedulefree": _nearest("adamw", _FREE),
-    "radamschedulefree": _nearest("adamw", _FREE),
-    "sgdschedulefree": _nearest("adamw", _SGD, own_rate=True),
-    "sgdnesterov": _nearest("adamw", _SGD, own_rate=True),
-    "sgdnesterov8bit": _nearest("adamw", _SGD, own_rate=True),
-    "ademamix": _nearest("adamw", "AdamW is the nearest here, without the slow average"),
-    "ademamix8bit": _nearest("adamw8bit", "AdamW is the nearest here, without the slow average"),
-    "pagedademamix8bit": _nearest("adamw8bit", "AdamW is the nearest here, without the slow average"),
-    "came": _nearest("adamw", "AdamW is the nearest here; its state is larger than CAME's"),
+}
+# Those that pytorch-optimizer has under another name: its name, what sd-scripts or the package that it has them from
+# gives by itself, and what is said.
+LIBRARY: dict[str, tuple[str, dict[str, str], str]] = {
+    "adamwschedulefree": ("schedulefreeadamw", {}, ""),
+    "radamschedulefree": ("schedulefreeradam", {}, ""),
+    "sgdschedulefree": ("schedulefreesgd", {}, ""),
+    "sgdnesterov": ("sgd", {"momentum": "0.9", "nesterov": "True"}, ""),
+    "sgdnesterov8bit": ("sgd", {"momentum": "0.9", "nesterov": "True"}, _WIDE),
+    **dict.fromkeys(
+        ("ademamix8bit", "pagedademamix8bit"),
+        ("ademamix", {"weight_decay": "0.01", "weight_decouple": "True"}, _WIDE),
+    ),
 }
 UNKNOWN = _nearest("adamw", "this optimiser is not known here; AdamW is used instead", own_rate=True)
 
@@ -90,20 +92,48 @@ def import_optimizer(config: TrainConfig, keys: Keys) -> None:
     args = keys.table(keys.arguments("optimizer_args"), "optimizer_args")
     usual = "Lion" if keys.boolean("use_lion_optimizer") else "AdamW"
     given = keys.text("optimizer_type", "AdamW8bit" if keys.boolean("use_8bit_adam") else usual)
-    theirs = OPTIMIZERS.get(given.rsplit(".", 1)[-1].lower(), UNKNOWN)
+    word = given.rsplit(".", 1)[-1].lower()
+    if word in LIBRARY or (word not in OPTIMIZERS and word in library_optimizers.NAMES):
+        _of_library(config, word, args, keys)
+    else:
+        _own(config, word, given, args, keys)
+    for name in list(args.values):
+        args.leave(name, f"{optimizer.name} has no such option here")
+    optimizer.gradient_accumulation = keys.integer("gradient_accumulation_steps", 1)
+    optimizer.clip_grad_norm = keys.number("max_grad_norm", 1.0)
+
+
+def _own(config: TrainConfig, word: str, given: str, args: Keys, keys: Keys) -> None:
+    """An optimiser whose options are settings of their own, or the nearest of these."""
+    optimizer, theirs = config.optimizer, OPTIMIZERS.get(word, UNKNOWN)
     optimizer.name = theirs.ours
     if theirs.lost:
-        keys.note("optimizer_type", given, theirs.lost)
+        why = library_optimizers.REFUSED.get(word)
+        keys.note(
+            "optimizer_type", given, f"{theirs.lost}; that one cannot train adapters: {why}" if why else theirs.lost
+        )
     for name, default in theirs.defaults.items():
         setattr(optimizer, name, _argument(args, name, default))
     if theirs.own_rate:
         _usual_rate(config, keys)
     if optimizer.name == "adafactor":
         _adafactor(config, args, keys)
-    for name in list(args.values):
-        args.leave(name, f"{optimizer.name} has no such option here")
-    optimizer.gradient_accumulation = keys.integer("gradient_accumulation_steps", 1)
-    optimizer.clip_grad_norm = keys.number("max_grad_norm", 1.0)
+
+
+def _of_library(config: TrainConfig, word: str, args: Keys, keys: Keys) -> None:
+    """An optimiser of pytorch-optimizer, with those of its arguments that it takes."""
+    name, given, lost = LIBRARY.get(word, (word, {}, ""))
+    config.optimizer.name = name
+    if lost:
+        keys.note("optimizer_type", word, lost)
+    for argument in list(args.values):
+        text = str(args.take(argument, ""))
+        _, wrong = library_optimizers.arguments(name, [f"{argument}={text}"])
+        if wrong:
+            args.note(argument, text, wrong[0] if len(wrong[0]) < 300 else "it is not what that argument takes")
+        else:
+            given = {**given, argument: text}
+    config.optimizer.args = [f"{argument}={text}" for argument, text in given.items()]
 
 
 def _argument(args: Keys, name: str, default: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapter_lab.config import TrainConfig
+from adapter_lab.config import SCHEDULE_FREE, TrainConfig
 from adapter_lab.kohya.reading import Keys, shown
 
 SCHEDULES = {
@@ -30,7 +30,7 @@ def import_schedule(config: TrainConfig, keys: Keys) -> None:
     optimizer = config.optimizer
     schedule = keys.text("lr_scheduler", "constant")
     optimizer.schedule = _schedule(schedule, keys.text("lr_scheduler_type"), keys)
-    if optimizer.name == "prodigy-plus-schedule-free" and optimizer.schedule != "constant":
+    if optimizer.name in SCHEDULE_FREE and optimizer.schedule != "constant":
         keys.note("lr_scheduler", schedule, "schedule-free optimisers have no schedule, there as here")
         optimizer.schedule = "constant"
     cycles, power = keys.integer("lr_scheduler_num_cycles", 1), keys.number("lr_scheduler_power", 1.0)
