@@ -79,7 +79,7 @@ export const S = {
         none: "No file was read, so nothing was changed.",
         done: "{0} settings are in the form.",
         understood: "{0} settings are understood.",
-        leftOut: "Not carried over",
+        leftOut: "Not carried over as it is",
         ignored: "Had no effect there either",
     },
     advanced: {

@@ -69,7 +69,7 @@ def test_import_kohya_writes_a_configuration_and_lists_the_rest(
     source.write_text(KOHYA)
     assert main(["import-kohya", str(source), "--out", str(out)]) == 0
     shown = capsys.readouterr().out
-    assert "Not carried over (1):\n  weighted_captions = True: captions are taken as plain text here" in shown
+    assert "Not carried over as it is (1):\n  weighted_captions = True: captions are taken as plain text here" in shown
     assert f"Wrote {out}." in shown
     assert config_file.load(out).network.dim == 8
     assert main(["import-kohya", str(source)]) == 0

@@ -181,7 +181,7 @@ def import_kohya(chosen: argparse.Namespace) -> int:
         "ignored": imported.ignored,
         "missing": imported.missing,
     }
-    lines = [f"Not carried over ({len(left_out)}):", *(f"  {line}" for line in left_out)] if left_out else []
+    lines = [f"Not carried over as it is ({len(left_out)}):", *(f"  {line}" for line in left_out)] if left_out else []
     if imported.ignored:
         lines += [f"Had no effect there either ({len(imported.ignored)}):", *(f"  {line}" for line in imported.ignored)]
     if imported.missing:

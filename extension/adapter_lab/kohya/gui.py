@@ -107,7 +107,9 @@ def as_scripts(settings: Mapping[str, Any]) -> dict[str, Any]:
         made["sample_prompts"] = prompts.splitlines()
     dead = [key for key, (other, value) in ONLY_WITH.items() if _without(settings, other, value)]
     dead += [key for key, value in DEFAULTS.items() if left.get(key) == value]
-    if "sdxl_cache_text_encoder_outputs" in left and settings.get("sdxl"):
+    if "sdxl" in settings:
+        made["sdxl"] = switches.boolean("sdxl")
+    if "sdxl_cache_text_encoder_outputs" in left and made.get("sdxl"):
         made["cache_text_encoder_outputs"] = left.pop("sdxl_cache_text_encoder_outputs")
     for key in list(left):
         if key in dead or row_of(key, GUI).fate == HARMLESS:

@@ -63,6 +63,7 @@ def _base(config: TrainConfig, keys: Keys) -> None:
 
 def _clip_skip(keys: Keys, second: bool) -> int:
     """Ours for `clip_skip`: sd-scripts counts the layers of SD2 without the last, and ignores the setting for SDXL."""
+    known = "sdxl" in keys.values  # files of the GUI say it, those of sd-scripts are for one script or the other
     sdxl, given = keys.boolean("sdxl"), keys.integer("clip_skip")
     if not given:
         return 0
@@ -73,6 +74,8 @@ def _clip_skip(keys: Keys, second: bool) -> int:
         ours = given + 1 if given > 1 else 0
         keys.note("clip_skip", given, f"SD2's last layer is counted here, and not there; imported as {ours}")
         return ours
+    if known:
+        return 0 if given == 1 else given
     if given == 1:
         keys.note(
             "clip_skip",
