@@ -35,6 +35,24 @@ HUBER_LOSSES = ("huber", "smooth_l1", "pseudo_huber", "pseudo_smooth_l1")
 LOSSES = ("mse", "l1", *HUBER_LOSSES)
 
 
+# What a setting that is a path names: something that must be there, something that is made, adapter files as
+# `FILE:STRENGTH`, a model's folder or its name on a hub, and the folder that the program which starts runs decides.
+PATHS = ("needed", "made", "adapters", "model", "decided")
+
+
+# More of either nobody writes by hand, and what reads them may take its time for each.
+MOST_ENTRIES, LONGEST_TEXT = 1000, 10_000
+
+
+def too_long(value: Any) -> str:
+    """What is wrong with the length of a setting's value, as the end of a sentence; "" where nothing is."""
+    if isinstance(value, list) and len(value) > MOST_ENTRIES:
+        return f"has {len(value)} entries, but may have {MOST_ENTRIES}."
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        return f"has {len(value)} letters, but may have {LONGEST_TEXT}."
+    return ""
+
+
 def option(
     default: Any,
     help: str,
@@ -48,12 +66,14 @@ def option(
     needs: str | tuple[str, ...] = (),
     flag: str = "",
     basic: bool = False,
+    path: str = "",
 ) -> Any:
     """A setting: its default and what the form, the docs and the validation need to know about it.
 
     `algorithms` and `optimizers` name those that use it (None: all). `needs` names settings without which it has no
     effect, each condition one of "a.b", "a.b=x|y", "a.b or c.d". `flag` is its spelling on the command line
     where that is not its name. `basic` puts it among the settings shown first.
+    `path`: what of PATHS a text that names a file or folder is; a test holds that none goes without.
     """
     metadata = {
         "help": help,
@@ -66,6 +86,7 @@ def option(
         "needs": (needs,) if isinstance(needs, str) else needs,
         "flag": flag,
         "basic": basic,
+        "path": path,
     }
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -76,8 +97,12 @@ def option(
 class BaseConfig:
     """The base model the adapter is trained on."""
 
-    checkpoint: str = option("", "Checkpoint file (.safetensors, .ckpt) or diffusers folder.", flag="base", basic=True)
-    vae: str = option("", "VAE file or folder used instead of the checkpoint's own; empty: the checkpoint's own.")
+    checkpoint: str = option(
+        "", "Checkpoint file (.safetensors, .ckpt) or diffusers folder.", flag="base", basic=True, path="needed"
+    )
+    vae: str = option(
+        "", "VAE file or folder used instead of the checkpoint's own; empty: the checkpoint's own.", path="needed"
+    )
     family: str = option("auto", "Base-model family; auto reads it from the file.", choices=("auto", *FAMILIES))
     prediction: str = option(
         "auto",
@@ -101,7 +126,7 @@ class BaseConfig:
 class SourceConfig:
     """One further folder of pictures with options of its own."""
 
-    folder: str = option("", "Folder of pictures with captions beside them.")
+    folder: str = option("", "Folder of pictures with captions beside them.", path="needed")
     repeats: int | Literal["auto"] = option(
         "auto", "Times each picture is used per epoch; auto: from an `N_name` folder, else 1; 0: not used.", minimum=0
     )
@@ -132,8 +157,8 @@ class SourceConfig:
 class DatasetConfig:
     """The pictures and captions to learn from."""
 
-    folder: str = option("", "Folder of pictures with captions beside them.", basic=True)
-    regularisation_folder: str = option("", "Folder of regularisation (class) pictures; empty: none.")
+    folder: str = option("", "Folder of pictures with captions beside them.", basic=True, path="needed")
+    regularisation_folder: str = option("", "Folder of regularisation (class) pictures; empty: none.", path="needed")
     sources: list[SourceConfig] = option([], "Further folders, each with options of its own.")
     recursive: bool = option(True, "Also use pictures in subfolders.")
     repeats: int | Literal["auto"] = option(
@@ -185,7 +210,9 @@ class DatasetConfig:
         "Keep text-encoder outputs; auto: whenever the encoders are frozen and captions do not vary.",
         choices=("auto", "off"),
     )
-    cache_folder: str = option("", "Folder of the cache; empty: `.adapter-lab-cache` in the picture folder.")
+    cache_folder: str = option(
+        "", "Folder of the cache; empty: `.adapter-lab-cache` in the picture folder.", path="made"
+    )
     validation_fraction: float = option(
         0.0, "Share of the pictures held out for validation loss.", minimum=0, maximum=0.5
     )
@@ -310,8 +337,10 @@ class NetworkConfig:
         needs=("network.train_unet", "network.conv_dim or network.train_conv"),
     )
     rules: list[RuleConfig] = option([], "Other settings for modules that match a pattern.")
-    start_from: str = option("", "Adapter file to go on from; its modules must fit the settings.")
-    frozen_adapters: list[str] = option([], "Adapter files, `FILE` or `FILE:STRENGTH`, active but not trained.")
+    start_from: str = option("", "Adapter file to go on from; its modules must fit the settings.", path="needed")
+    frozen_adapters: list[str] = option(
+        [], "Adapter files, `FILE` or `FILE:STRENGTH`, active but not trained.", path="adapters"
+    )
 
 
 @dataclass
@@ -484,8 +513,10 @@ class RunConfig:
     """Name, place, budget and seed of the run."""
 
     name: str = option("adapter", "Name of the run and of the adapter files.", flag="name", basic=True)
-    output_folder: str = option("", "Folder for the adapter files; empty: `adapters/` inside the run folder.")
-    runs_folder: str = option("runs", "Folder that holds the run folders.")
+    output_folder: str = option(
+        "", "Folder for the adapter files; empty: `adapters/` inside the run folder.", path="made"
+    )
+    runs_folder: str = option("runs", "Folder that holds the run folders.", path="decided")
     batch_size: int = option(1, "Pictures per step.", minimum=1, maximum=1024, basic=True)
     steps: int = option(0, "Stop after this many optimiser steps; 0: no limit.", minimum=0, flag="steps", basic=True)
     epochs: int = option(0, "Stop after this many passes over the pictures; 0: no limit.", minimum=0)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
-import json
 import os
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from adapter_lab import files
+from adapter_lab import files, jsonio
 from adapter_lab.config import (
     TrainConfig,
     default_of,
@@ -21,10 +20,12 @@ from adapter_lab.config import (
     settings,
     shown_choices,
     shown_optimizers,
+    too_long,
     type_of,
     words_of,
 )
-from adapter_lab.errors import ConfigError
+from adapter_lab.errors import SHOWN, ConfigError, shown
+from adapter_lab.jsonio import LARGEST
 
 HEADER = "Adapter Lab training configuration"
 # What a file that this program wrote says of itself in its first line. In the first format, whose files do not say it,
@@ -142,7 +143,7 @@ def parse_changes(changes: Iterable[str]) -> dict[str, Any]:
         path, equals, text = (part.strip() for part in change.partition("="))
         section, dot, name = path.partition(".")
         if not equals or not dot:
-            problems.append(f"{change!r} is not of the form section.name=value.")
+            problems.append(f"{shown(change)} is not of the form section.name=value.")
         elif section not in owners or name not in _names(owners[section]):
             problems.append(_unknown(path, name))
         else:
@@ -150,7 +151,7 @@ def parse_changes(changes: Iterable[str]) -> dict[str, Any]:
             try:
                 values[path] = _converted(parse_value(text, kind), kind, path, problems)
             except ValueError as error:
-                problems.append(f"{path} must be {error}, but is {text!r}.")
+                problems.append(f"{path} must be {error}, but is {shown(text)}.")
     raise_all("--set", problems)
     return values
 
@@ -193,8 +194,8 @@ def _inline(text: str) -> Any:
         value = parse_toml(f"v = {text}")["v"]
     except ConfigError:
         try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
+            value = jsonio.parsed(text)
+        except ValueError:
             raise ValueError("a list in TOML or JSON") from None
     return value if isinstance(value, list) else [value]
 
@@ -217,24 +218,30 @@ def _converted(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
     words, kind = words_of(kind), number_of(kind)
     if value in words and isinstance(value, str):
         return value
+    if type(value) is int and not -LARGEST < value < LARGEST:
+        problems.append(f"{where} must lie between -2^63 and 2^63, but is {shown(value)}.")
+        return 0
+    if too_long(value):
+        problems.append(f"{where} {too_long(value)}")
+        return [] if isinstance(value, list) else ""
     if kind is float and type(value) is int:
         return float(value)
     if get_origin(kind) is list:
         (item,) = get_args(kind)
         if not isinstance(value, list):
-            problems.append(f"{where} must be a list, but is {value!r}.")
+            problems.append(f"{where} must be a list, but is {shown(value)}.")
             return []
         return [_converted(entry, item, f"{where}[{index}]", problems) for index, entry in enumerate(value)]
     if dataclasses.is_dataclass(kind):
         if isinstance(value, kind):  # type: ignore[arg-type]
             return value
         if not isinstance(value, dict):
-            problems.append(f"{where} must be a table such as {{match = ...}}, but is {value!r}.")
+            problems.append(f"{where} must be a table such as {{match = ...}}, but is {shown(value)}.")
             return kind()  # type: ignore[operator]
         return kind(**table_values(value, kind, where, problems))  # type: ignore[operator,arg-type]
     if type(value) is not kind:
         wanted = " or ".join((KIND_NAMES[kind], *(_quoted(word) for word in words)))
-        problems.append(f"{where} must be {wanted}, but is {value!r}.")
+        problems.append(f"{where} must be {wanted}, but is {shown(value)}.")
         return kind()
     return value
 
@@ -252,6 +259,7 @@ def _names(owner: type) -> list[str]:
 
 def _unknown(written: str, name: str, siblings: Iterable[str] = ()) -> str:
     """A sentence on an unknown setting, with the known one that it most resembles."""
+    written, name = written[:SHOWN], name[:SHOWN]
     paths = [f"{section}.{entry}" for section, entry, _ in settings()]
     same_name = [path for path in paths if path.split(".")[1] == name]
     near = difflib.get_close_matches(name, list(siblings), n=1) if siblings else same_name
@@ -380,7 +388,7 @@ def _quoted(text: str) -> str:
     escaped = []
     for letter in text:
         if 0xD800 <= ord(letter) <= 0xDFFF:
-            raise ConfigError(f"{text!r} holds half of a character, which no file can hold; type the text again.")
+            raise ConfigError(f"{shown(text)} holds half of a character, which no file can hold; type the text again.")
         short = SHORT_ESCAPES.get(letter)
         control = ord(letter) < 0x20 or ord(letter) == 0x7F
         escaped.append(short or (f"\\u{ord(letter):04X}" if control else letter))

@@ -2,6 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+SHOWN = 80  # letters of a value in a sentence
+
+
+def shown(value: Any) -> str:
+    """A value as part of a sentence, cut where it is long."""
+    if isinstance(value, str):
+        value = value[: SHOWN + 1]  # megabytes need not be quoted first
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
+
 
 class AdapterLabError(Exception):
     """Something the person can mend: the message says what is wrong, in which file, and what to do."""

@@ -27,11 +27,13 @@ from adapter_lab.config import (
     settings,
     shown_choices,
     shown_optimizers,
+    too_long,
     trained_network,
     type_of,
     words_of,
 )
-from adapter_lab.errors import ConfigError
+from adapter_lab.errors import SHOWN, ConfigError, shown
+from adapter_lab.jsonio import LARGEST
 from adapter_lab.prospects import prospects
 from adapter_lab.sample_prompts import prompt_advice
 
@@ -98,7 +100,7 @@ def _value_problems(config: TrainConfig) -> Iterator[Problem]:
 def dataclass_problems(where: str, value: Any, owner: type) -> Iterator[Problem]:
     """What is wrong with the types and ranges of the settings in a dataclass, each named from `where`."""
     if not isinstance(value, owner):
-        yield Problem(where, f"{where} must hold settings, but is {value!r}.")
+        yield Problem(where, f"{where} must hold settings, but is {shown(value)}.")
         return
     for entry in fields(owner):
         name = f"{where}.{entry.name}"
@@ -110,7 +112,10 @@ def _problems_of(name: str, value: Any, kind: Any, entry: Field[Any]) -> Iterato
     if get_origin(kind) is list:
         (item_kind,) = get_args(kind)
         if not isinstance(value, list):
-            yield f"{name} must be a list, but is {value!r}."
+            yield f"{name} must be a list, but is {shown(value)}."
+            return
+        if too_long(value):
+            yield f"{name} {too_long(value)}"
             return
         for index, item in enumerate(value):
             item_name = f"{name}[{index}]"
@@ -123,7 +128,13 @@ def _problems_of(name: str, value: Any, kind: Any, entry: Field[Any]) -> Iterato
     if isinstance(value, str) and value in words:
         return
     if not _is_a(value, kind):
-        yield f"{name} must be {' or '.join((TYPE_NAMES[kind], *words))}, but is {value!r}."
+        yield f"{name} must be {' or '.join((TYPE_NAMES[kind], *words))}, but is {shown(value)}."
+        return
+    if too_long(value):
+        yield f"{name} {too_long(value)}"
+        return
+    if type(value) is int and not -LARGEST < value < LARGEST:
+        yield f"{name} must lie between -2^63 and 2^63, but is {shown(value)}."
         return
     yield from _range_problems(name, value, entry)
 
@@ -134,9 +145,9 @@ def _range_problems(name: str, value: Any, entry: Field[Any]) -> Iterator[str]:
     if choices is OPTIMIZERS and value in library_optimizers.REFUSED:
         yield f"{name} is {value}, which cannot train adapters: {library_optimizers.REFUSED[value]}; choose another."
     elif choices is not None and value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
+        near = difflib.get_close_matches(str(value)[:SHOWN], choices, n=1)
         hint = OTHER_WORDS.get(str(value).lower(), f"; did you mean {near[0]}?" if near else ".")
-        yield f"{name} is {value!r}, but must be one of {', '.join(filter(None, shown_choices(entry)))}{hint}"
+        yield f"{name} is {shown(value)}, but must be one of {', '.join(filter(None, shown_choices(entry)))}{hint}"
     elif low is not None and value < low:
         yield f"{name} is {value}{unit}, but must be at least {low}{unit}."
     elif high is not None and value > high:
@@ -159,7 +170,7 @@ def _is_a(value: Any, kind: type) -> bool:
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     if kind is float:
-        return isinstance(value, (int, float)) and math.isfinite(value)
+        return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     return isinstance(value, kind)
 
 
@@ -401,13 +412,13 @@ def _names(config: TrainConfig) -> Iterator[Problem]:
     if not name.strip() or re.search(r'[\\/:*?"<>|\x00-\x1f]', name) or name != name.strip(" ."):
         yield Problem(
             "run.name",
-            f'run.name is {name!r}, but must be a plain file name, without any of \\ / : * ? " < > | and without '
+            f'run.name is {shown(name)}, but must be a plain file name, without any of \\ / : * ? " < > | and without '
             "spaces or dots at its ends.",
         )
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.precision.device):
         yield Problem(
             "precision.device",
-            f"precision.device is {config.precision.device!r}, but must be auto, cpu, cuda, cuda:N or mps.",
+            f"precision.device is {shown(config.precision.device)}, but must be auto, cpu, cuda, cuda:N or mps.",
         )
     for index, source in enumerate(config.dataset.sources):
         if not source.folder.strip():

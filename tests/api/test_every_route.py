@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from adapter_lab.api import Context
-from adapter_lab.api.call import REQUIRED
+from adapter_lab.api.call import KINDS, REQUIRED
 from adapter_lab.api.route import Route
 from adapter_lab.api.table import ROUTES
 from tests.api.conftest import API, HEADERS
@@ -24,6 +24,8 @@ WRONG: dict[str, list[Any]] = {
     "number": ["x", True, [1]],
     "on or off": ["yes", 1],
     "texts": ["a", [1], {"a": 1}],
+    "path": [3, ["a"], {}],
+    "paths": ["a", [1], {"a": 1}],
     "whole numbers": ["a", [1.5], [True], 1],
     "variants": ["a", [1], [{"name": "a"}], [{"name": 1, "settings": {}}], [{"name": "a", "settings": []}]],
     "settings": ["a", [1]],
@@ -114,6 +116,8 @@ def _good(parameters: Any) -> dict[str, Any]:
     examples = {
         "text": "a",
         "texts": ["a"],
+        "path": "a",
+        "paths": ["a"],
         "settings": {},
         "files": [],
         "variants": [],
@@ -140,15 +144,19 @@ def test_every_value_is_checked(route: Route, parameter: Any, place: str, client
     bad: list[Any] = list(WRONG[parameter.kind])
     if parameter.choices:
         bad.append("neither")
-    bad += [parameter.minimum - 1] if parameter.minimum is not None else []
-    bad += [parameter.maximum + 1] if parameter.maximum is not None else []
+    bounds = [] if parameter.minimum is None else [parameter.minimum - 1]
+    bounds += [] if parameter.maximum is None else [parameter.maximum + 1]
+    bad += [[bound] for bound in bounds] if parameter.kind == "whole numbers" else bounds
     if parameter.default is REQUIRED:
         bad.append(None)
+    if most := KINDS[parameter.kind].most:
+        long: dict[str, Any] = {"string": "x" * (most + 1), "array": ["x"] * (most + 1)}
+        bad.append(long.get(KINDS[parameter.kind].schema["type"], {str(n): 1 for n in range(most + 1)}))
     for value in bad:
         if place == "query":
             if not isinstance(value, (str, int, type(None))) or (parameter.kind, value) == ("on or off", 1):
                 continue
-            if parameter.kind == "text" and value is not None:
+            if parameter.kind in ("text", "path") and value is not None:
                 continue  # everything in a query is text
             asked = {**_good(route.query), parameter.name: value}
             given = {"params": {name: text for name, text in asked.items() if text is not None}}

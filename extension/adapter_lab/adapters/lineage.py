@@ -7,12 +7,12 @@ run ends with is called `x` alone.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from adapter_lab import jsonio
 from adapter_lab.adapters.options import json_object
 
 # Each names what its numbers are. What stands before the match is the run's name.
@@ -113,7 +113,7 @@ def _number(value: Any) -> int | None:
 
 def _seconds(value: str | None) -> float | None:
     try:
-        found = float(json.loads(value or "null"))
-    except (ValueError, TypeError):
+        found = jsonio.typed(float, jsonio.parsed(value or "null"))
+    except ValueError:
         return None
     return found if 0 < found < 1e11 else None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapter_lab import __version__, files
+from adapter_lab import __version__, files, jsonio
 from adapter_lab.adapters.kind import Kind
 from adapter_lab.adapters.lineage import Lineage
 from adapter_lab.errors import WriteError
@@ -17,6 +16,8 @@ from adapter_lab.errors import WriteError
 if TYPE_CHECKING:
     from adapter_lab.adapters.library import Entry, Signature
 
+# Path, size, modification time, and what was found.
+FileRow = tuple[str, int, int, dict[str, Any] | None]
 # Raised when the same header comes to mean something else.
 FORMAT = f"2 {__version__}"
 
@@ -24,11 +25,12 @@ FORMAT = f"2 {__version__}"
 def load(path: Path, make: type[Entry]) -> dict[Path, tuple[Signature, Entry | None]]:
     """Files by path as they were known; nothing where that cannot be read or is of another version."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = jsonio.table(jsonio.read(path))
         if found["format"] != FORMAT:
             return {}
         return {
-            Path(name): ((size, time), _entry(Path(name), known, make)) for name, size, time, known in found["files"]
+            Path(name): ((size, time), _entry(Path(name), known, make))
+            for name, size, time, known in jsonio.typed(list[FileRow], found["files"])
         }
     except (OSError, ValueError, KeyError, TypeError):
         return {}
@@ -48,5 +50,6 @@ def save(path: Path, known: Mapping[Path, tuple[Signature, Entry | None]]) -> No
 def _entry(path: Path, known: dict[str, Any] | None, make: type[Entry]) -> Entry | None:
     if known is None:
         return None
-    parts = {"path": path, "kind": Kind(**known["kind"]), "lineage": Lineage(**known["lineage"])}
-    return make(**{**known, **parts, "families": tuple(known["families"])})
+    kinds: dict[str, Any] = {"kind": Kind, "lineage": Lineage, "families": tuple[str, ...], "path": None}
+    parts = {name: jsonio.typed(kinds.get(name, str), value, name) for name, value in known.items()}
+    return make(**{**parts, "path": path})

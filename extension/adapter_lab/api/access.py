@@ -14,7 +14,7 @@ import secrets
 import socket
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.requests import Request
 
@@ -92,7 +92,7 @@ def _same_site(request: Request, context: Context) -> None:
     if headers.get(HEADER) != "1":
         raise Refused(f"Requests that change something need the header {HEADER}: 1.")
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() not in _hosts(request):
+    if origin is not None and _split(origin).netloc.lower() not in _hosts(request):
         raise Refused(f"This request comes from a page of {origin}, so it is refused.")
 
 
@@ -120,7 +120,15 @@ def _known_name(request: Request, context: Context) -> None:
 
 def host_name(request: Request) -> str:
     """The name that the request was sent to, without a port."""
-    return (urlsplit("//" + request.headers.get("host", "")).hostname or "").lower()
+    return (_split("//" + request.headers.get("host", "")).hostname or "").lower()
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address; none of one that is malformed, such as `http://[::1`."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return SplitResult("", "", "", "", "")
 
 
 def is_local(name: str) -> bool:

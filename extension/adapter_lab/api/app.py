@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
@@ -10,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from adapter_lab import files
 from adapter_lab.api.access import PREFIX, from_afar, let_in
+from adapter_lab.api.answers import as_json
 from adapter_lab.api.call import KINDS, LARGEST_BODY, REQUIRED, Call, Parameter, body_of, checked, from_query
 from adapter_lab.api.context import Context
 from adapter_lab.api.errors import BadRequest, NotLoggedIn, TooLarge, sentence, status_of
+from adapter_lab.api.roots import check_parameters
 from adapter_lab.api.route import Route
 from adapter_lab.api.table import ROUTES
+from adapter_lab.api.threads import in_thread
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.hosts.console import say
 from adapter_lab.worker import JobCancelled
@@ -75,7 +76,8 @@ def _endpoint(route: Route, context: Context) -> Callable[[Request], Awaitable[R
             if route.method not in ("GET", "HEAD"):
                 values.update(checked(body_of(await _content(request)), route.body))
             call = Call(request.path_params, values, from_afar(request, context), request.headers)
-            given = await run_in_threadpool(route.handler, context, call)
+            check_parameters(context, call, (*route.query, *route.body))
+            given = await in_thread(route.waits, route.handler, context, call)
             response = given if isinstance(given, Response) else _json(given)
         except ClientDisconnect:
             response = Response(status_code=400)
@@ -98,8 +100,7 @@ async def _content(request: Request) -> bytes:
 
 
 def _json(value: Any, status: int = 200) -> Response:
-    content = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
-    return Response(content, status, media_type="application/json", headers={"Cache-Control": "no-store"})
+    return Response(as_json(value), status, media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 def _refusal(error: Exception, context: Context) -> Response:
@@ -150,9 +151,9 @@ def _parameter(parameter: Parameter, place: str) -> dict[str, Any]:
 
 
 def _schema(parameter: Parameter) -> dict[str, Any]:
+    schema = KINDS[parameter.kind].limited()
     limits = {"enum": list(parameter.choices), "minimum": parameter.minimum, "maximum": parameter.maximum}
-    return {
-        **KINDS[parameter.kind][2],
-        "description": parameter.about,
-        **{name: value for name, value in limits.items() if value not in (None, [])},
-    }
+    given = {name: value for name, value in limits.items() if value not in (None, [])}
+    if schema["type"] == "array" and given:
+        schema["items"], given = {**schema["items"], **given}, {}
+    return {**schema, "description": parameter.about, **given}

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from adapter_lab.api.errors import BadRequest
+from adapter_lab.errors import shown
+from adapter_lab.jsonio import LARGEST
+from adapter_lab.study.definition import MOST_VARIANTS
 
 REQUIRED: Any = object()
+MOST_SETTINGS = 300  # there are half as many
 LARGEST_BODY = 8 * 2**20  # a kohya file has a few KB, settings with hundreds of prompts still below 1 MB
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One value that a route takes, in its query or its JSON body. `kind`: a key of KINDS."""
+    """One value that a route takes, in its query or its JSON body. `kind`: a key of KINDS.
+
+    `minimum` and `maximum` hold for a number, and for each of a list.
+    """
 
     name: str
     kind: str
@@ -61,58 +68,75 @@ def _are_variants(value: Any) -> bool:
         and set(variant) == {"name", "settings"}
         and isinstance(variant["name"], str)
         and isinstance(variant["settings"], dict)
+        and len(variant["settings"]) <= MOST_SETTINGS
         for variant in value
     )
 
 
-# Kind -> (test of a JSON value, what it is called, JSON schema).
-KINDS: dict[str, tuple[Any, str, dict[str, Any]]] = {
-    "text": (lambda value: isinstance(value, str), "text", {"type": "string"}),
-    "whole number": (
-        lambda value: isinstance(value, int) and not isinstance(value, bool),
-        "a whole number",
-        {"type": "integer"},
+@dataclass(frozen=True)
+class Kind:
+    """What values of a kind are: a test of a JSON value, what it is called, its JSON schema, and how long it may be."""
+
+    fits: Callable[[Any], bool]
+    called: str
+    schema: Mapping[str, Any]
+    most: int = 0  # letters of a text, entries of a list or an object
+
+    def limited(self) -> dict[str, Any]:
+        """The schema with the limit."""
+        words = {"string": "maxLength", "array": "maxItems", "object": "maxProperties"}
+        return {**self.schema, **({words[self.schema["type"]]: self.most} if self.most else {})}
+
+
+def _object(**properties: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {name: {"type": kind} for name, kind in properties.items()},
+        "required": list(properties),
+    }
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
+TEXTS = {"type": "array", "items": {"type": "string"}}
+KINDS: dict[str, Kind] = {
+    "text": Kind(_is_text, "text", {"type": "string"}, 10_000),
+    "path": Kind(_is_text, "a path", {"type": "string"}, 4096),
+    "whole number": Kind(_is_whole, "a whole number", {"type": "integer"}),
+    "number": Kind(_is_number, "a number", {"type": "number"}),
+    "on or off": Kind(lambda value: isinstance(value, bool), "true or false", {"type": "boolean"}),
+    "whole numbers": Kind(
+        _are_numbers, "a list of whole numbers", {"type": "array", "items": {"type": "integer"}}, 1000
     ),
-    "number": (
-        lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
-        "a number",
-        {"type": "number"},
-    ),
-    "on or off": (lambda value: isinstance(value, bool), "true or false", {"type": "boolean"}),
-    "whole numbers": (
-        _are_numbers,
-        "a list of whole numbers",
-        {"type": "array", "items": {"type": "integer"}},
-    ),
-    "variants": (
-        _are_variants,
-        'a list of objects {"name": text, "settings": {"network.dim": 16}}',
-        {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {"name": {"type": "string"}, "settings": {"type": "object"}},
-                "required": ["name", "settings"],
-            },
-        },
-    ),
-    "texts": (_are_texts, "a list of texts", {"type": "array", "items": {"type": "string"}}),
-    "settings": (
+    "texts": Kind(_are_texts, "a list of texts", TEXTS, 1000),
+    "paths": Kind(_are_texts, "a list of paths", TEXTS, 1000),
+    "settings": Kind(
         lambda value: isinstance(value, dict),
         'an object such as {"network.dim": 16}',
         {"type": "object", "additionalProperties": True},
+        MOST_SETTINGS,
     ),
-    "files": (
+    "variants": Kind(
+        _are_variants,
+        'a list of objects {"name": text, "settings": {"network.dim": 16}}',
+        {"type": "array", "items": _object(name="string", settings="object")},
+        MOST_VARIANTS,
+    ),
+    "files": Kind(
         _is_files,
         'a list of objects {"name": text, "content": text}',
-        {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {"name": {"type": "string"}, "content": {"type": "string"}},
-                "required": ["name", "content"],
-            },
-        },
+        {"type": "array", "items": _object(name="string", content="string")},
+        20,
     ),
 }
 
@@ -123,7 +147,7 @@ def checked(given: Mapping[str, Any], parameters: Sequence[Parameter]) -> dict[s
     unknown = [name for name in given if name not in known]
     if unknown:
         takes = ", ".join(known) or "nothing"
-        raise BadRequest(f"This request takes no {', '.join(map(repr, unknown))}; it takes {takes}.")
+        raise BadRequest(f"This request takes no {', '.join(map(shown, unknown[:10]))}; it takes {takes}.")
     return {name: _value(given, parameter) for name, parameter in known.items()}
 
 
@@ -133,20 +157,19 @@ def _value(given: Mapping[str, Any], parameter: Parameter) -> Any:
         if parameter.default is REQUIRED:
             raise BadRequest(f"{name} is missing: {parameter.about}")
         return parameter.default
-    fits, called, _ = KINDS[parameter.kind]
-    if not fits(value):
-        raise BadRequest(f"{name} must be {called}, but is {_short(value)}.")
+    kind = KINDS[parameter.kind]
+    if kind.most and isinstance(value, (str, list, dict)) and len(value) > kind.most:
+        what = "letters" if isinstance(value, str) else "entries"
+        raise BadRequest(f"{name} has {len(value)} {what}, but may have {kind.most}.")
+    if not kind.fits(value):
+        raise BadRequest(f"{name} must be {kind.called}, but is {shown(value)}.")
     if parameter.choices and value not in parameter.choices:
-        raise BadRequest(f"{name} is {_short(value)}, but must be one of {', '.join(parameter.choices)}.")
+        raise BadRequest(f"{name} is {shown(value)}, but must be one of {', '.join(parameter.choices)}.")
     low, high = parameter.minimum, parameter.maximum
-    if (low is not None and value < low) or (high is not None and value > high):
-        raise BadRequest(f"{name} is {value}, but must be from {low} to {high}.")
+    for number in value if isinstance(value, list) else [value]:
+        if (low is not None and number < low) or (high is not None and number > high):
+            raise BadRequest(f"{name} is {shown(number)}, but must be from {low} to {high}.")
     return value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]} ..."
 
 
 def from_query(query: Mapping[str, str], parameters: Sequence[Parameter]) -> dict[str, Any]:

@@ -46,5 +46,6 @@ ROUTES = (
         plot,
         "What the web UI's X/Y/Z plot is filled with to compare the files of a run.",
         "`prompt`, `seed`, `axes` (label and values of each), `script`, and all of it as an `infotext` for txt2img",
+        waits=True,
     ),
 )

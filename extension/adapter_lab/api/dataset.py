@@ -81,7 +81,6 @@ def _written(config: TrainConfig) -> Iterator[str]:
 
 
 def small_picture(context: Context, call: Call) -> Response:
-    roots.check(context, call.public, call["path"])
     path, size = picture_file(call["path"]), call["size"]
     tag = tag_of(path, size)
     return unchanged(call, tag) or Response(
@@ -97,6 +96,7 @@ ROUTES = (
         "Report on the folder of pictures: buckets, captions, tags, what is skipped and why. A newer one ends it.",
         "what `adapter-lab report --json` gives",
         body=(SETTINGS,),
+        waits=True,
     ),
     Route(
         "GET",
@@ -105,9 +105,10 @@ ROUTES = (
         "A picture made small.",
         "a WebP picture",
         query=(
-            Parameter("path", "text", "the picture's path"),
+            Parameter("path", "path", "the picture's path"),
             Parameter("size", "whole number", "longer side in px", 160, minimum=16, maximum=1024),
         ),
+        waits=True,
     ),
     Route(
         "POST",
@@ -116,5 +117,6 @@ ROUTES = (
         "Predict file size, parameters and peak memory without training. A newer one ends it.",
         "what `adapter-lab estimate --json` gives",
         body=(SETTINGS, Parameter("memory", "on or off", "also the peak memory, which takes many seconds", True)),
+        waits=True,
     ),
 )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from adapter_lab.api.access import HEADER, PREFIX
-from adapter_lab.api.call import REQUIRED, Parameter
+from adapter_lab.api.call import KINDS, REQUIRED, Parameter
 from adapter_lab.api.route import Route
 from adapter_lab.api.table import ROUTES
 
@@ -30,6 +30,10 @@ An answer that is no success has `error`, a sentence for a person, and where set
 list of `setting` and `message`. Its status is 400 for what can be mended, 401 without a login, 403 for what is
 refused, 404 for what is not there, 409 for a report or estimate that a newer one has ended, 413 for a body
 above 8 MB, 507 for a full disk.
+
+Texts have at most 10,000 letters and paths 4,096; lists and objects have as many entries as is said below. A study
+has at most 200 variants and 1,000 trainings, which are variants times seeds. What waits for a report, an estimate,
+a plan or a command stands in a line of its own: what only looks is answered meanwhile.
 
 - **Logins.** With `--api-auth`, give that name and password (HTTP Basic). With `--gradio-auth`, a page that has
   logged in is let in by its cookie. Where both are set, either will do.
@@ -60,7 +64,9 @@ def _section(route: Route) -> str:
 def _cells(parameter: Parameter) -> Iterator[str]:
     yield f"`{parameter.name}`"
     limits = [str(limit) for limit in (parameter.minimum, parameter.maximum) if limit is not None]
-    yield parameter.kind + (f", {' to '.join(limits)}" if len(limits) == 2 else "")
+    most = KINDS[parameter.kind].most
+    length = f", at most {most:,}" if most and not parameter.choices and parameter.kind not in ("text", "path") else ""
+    yield parameter.kind + length + (f", {' to '.join(limits)}" if len(limits) == 2 else "")
     yield "needed" if parameter.default is REQUIRED else f"`{json.dumps(parameter.default)}`"
     choices = f" ({', '.join(f'`{choice}`' for choice in parameter.choices)})" if parameter.choices else ""
     yield parameter.about.replace("|", "\\|") + choices

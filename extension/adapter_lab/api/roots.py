@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from adapter_lab.adapters.strength import without_strength
+from adapter_lab.api.call import Call, Parameter
 from adapter_lab.api.context import Context
 from adapter_lab.api.errors import Refused
-from adapter_lab.config import TrainConfig
+from adapter_lab.config import TrainConfig, default_of, sections
 from adapter_lab.environment.status import ROOT
+from adapter_lab.study.definition import Study
+from adapter_lab.study.scores.settings import scorer_settings
 from adapter_lab.validation import Problem
-
-# Setting -> whether it must be there before a run (False: it is made).
-PATHS = {
-    "base.checkpoint": True,
-    "base.vae": True,
-    "dataset.folder": True,
-    "dataset.regularisation_folder": True,
-    "dataset.cache_folder": False,
-    "network.start_from": True,
-    "run.output_folder": False,
-}
-# run.runs_folder is none of them: whatever a request says, its runs lie in the worker's folder.
 
 
 def allowed_folders(context: Context) -> list[Path]:
@@ -67,34 +60,71 @@ def _real(path: str | os.PathLike[str]) -> str:
         raise Refused(f"{os.fspath(path)!r} is not a path.") from None
 
 
+def check_parameters(context: Context, call: Call, parameters: Iterable[Parameter]) -> None:
+    """As `check`, for every value of a request that is a path, `FILE` or `FILE:STRENGTH`."""
+    for parameter in parameters:
+        if parameter.kind in ("path", "paths"):
+            value = call.values.get(parameter.name)
+            given = value if isinstance(value, list) else [value] if value else []
+            check(context, call.public, *map(without_strength, given))
+
+
 def check_settings(context: Context, public: bool, config: TrainConfig) -> None:
     """As `check`, for every path that a configuration names."""
-    check(context, public, *(path for _, path, _ in named_paths(config)))
+    check(context, public, *(found.path for found in named_paths(config)))
 
 
-def named_paths(config: TrainConfig) -> Iterator[tuple[str, str, bool]]:
-    """(setting, path, whether it must exist) of every path in a configuration."""
-    for setting, needed in PATHS.items():
-        section, name = setting.split(".")
-        value = getattr(getattr(config, section), name)
-        if value:
-            yield setting, value, needed
-    for index, source in enumerate(config.dataset.sources):
-        if source.folder:
-            yield f"dataset.sources[{index}].folder", source.folder, True
-    for index, adapter in enumerate(config.network.frozen_adapters):
-        if adapter:
-            yield f"network.frozen_adapters[{index}]", without_strength(adapter), True
+def check_scores(context: Context, public: bool, study: Study) -> None:
+    """As `check`, for every path that scorers' settings name; a model that nobody chose is the one it always is."""
+    for name, settings in scorer_settings(study).items():
+        usual = {entry.name: default_of(entry) for entry in fields(settings)}
+        chosen = (found for found in paths_of(settings, name) if found.path != usual.get(found.setting.split(".")[-1]))
+        check(context, public, *(found.path for found in chosen))
+
+
+@dataclass(frozen=True)
+class NamedPath:
+    """A path that a setting names; `kind`: of config.PATHS."""
+
+    setting: str
+    path: str
+    kind: str
+
+
+def named_paths(config: TrainConfig) -> Iterator[NamedPath]:
+    """Every path in a configuration, but that of the runs, which lie in the worker's folder whatever is said."""
+    for section, _ in sections():
+        yield from paths_of(getattr(config, section), section)
+
+
+def paths_of(values: Any, where: str) -> Iterator[NamedPath]:
+    """Every path in a dataclass of settings, and in the tables of its lists."""
+    for entry in fields(values):
+        value, kind = getattr(values, entry.name), entry.metadata["path"]
+        for index, item in enumerate(value if isinstance(value, list) else [value]):
+            setting = f"{where}.{entry.name}[{index}]" if isinstance(value, list) else f"{where}.{entry.name}"
+            if is_dataclass(item):
+                yield from paths_of(item, setting)
+            elif kind not in ("", "decided") and item:
+                yield NamedPath(setting, without_strength(item) if kind == "adapters" else item, kind)
 
 
 def make_absolute(config: TrainConfig) -> None:
     """Write out every path in full, as seen from this process: what reads the settings later may run elsewhere."""
-    for setting in PATHS:
-        section, name = setting.split(".")
-        setattr(getattr(config, section), name, _absolute(getattr(getattr(config, section), name)))
-    for source in config.dataset.sources:
-        source.folder = _absolute(source.folder)
-    config.network.frozen_adapters = [_absolute(adapter) for adapter in config.network.frozen_adapters]
+    for section, _ in sections():
+        _make_absolute(getattr(config, section))
+
+
+def _make_absolute(values: Any) -> None:
+    for entry in fields(values):
+        value, kind = getattr(values, entry.name), entry.metadata["path"]
+        for item in value if isinstance(value, list) else ():
+            if is_dataclass(item):
+                _make_absolute(item)
+        if kind in ("needed", "made"):
+            setattr(values, entry.name, _absolute(value))
+        elif kind == "adapters":
+            setattr(values, entry.name, [_absolute(item) for item in value])
 
 
 def _absolute(path: str) -> str:
@@ -104,9 +134,11 @@ def _absolute(path: str) -> str:
 def missing(config: TrainConfig) -> list[Problem]:
     """A problem for every path that a run needs and that is not there."""
     return [
-        Problem(setting, f"{setting} is {path}, which is not there: choose another, or bring it back.")
-        for setting, path, needed in named_paths(config)
-        if needed and not exists(path)
+        Problem(
+            found.setting, f"{found.setting} is {found.path}, which is not there: choose another, or bring it back."
+        )
+        for found in named_paths(config)
+        if found.kind in ("needed", "adapters") and not exists(found.path)
     ]
 
 

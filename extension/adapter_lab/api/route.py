@@ -16,7 +16,8 @@ Handler = Callable[[Context, Call], Any]
 class Route:
     """`handler` runs in a thread and returns what JSON can hold, or a response of its own.
 
-    `gives`: what the answer is, for the documentation. `body` and `query` are the values it takes.
+    `gives`: what the answer is, for the documentation. `body` and `query` are the values it takes. `waits`: whether it
+    waits for a job, or for what a job waits for.
     """
 
     method: str
@@ -26,3 +27,4 @@ class Route:
     gives: str
     query: tuple[Parameter, ...] = ()
     body: tuple[Parameter, ...] = ()
+    waits: bool = False

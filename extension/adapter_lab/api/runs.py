@@ -119,7 +119,6 @@ def picture(context: Context, call: Call) -> Response:
     folders = [folder for folder in (data.get("folder"), data.get("regularisation_folder"), *sources) if folder]
     if not roots.inside(call["path"], [run.path, *folders]):
         raise Refused(f"{call['path']} is not one of the run's pictures.")
-    roots.check(context, call.public, call["path"])
     path = picture_file(call["path"])
     return send(call, path, MEDIA[path.suffix.lower()])
 
@@ -260,7 +259,7 @@ ROUTES = (
         picture,
         "One of the pictures that the run learns from.",
         "the picture",
-        query=(Parameter("path", "text", "the picture's path, in the run's folders of pictures"),),
+        query=(Parameter("path", "path", "the picture's path, in the run's folders of pictures"),),
     ),
     Route(
         "POST",

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from adapter_lab import config_file
 from adapter_lab.api.errors import BadRequest
 from adapter_lab.config import FAMILIES, TrainConfig, default_of, number_of, sections, settings, type_of, words_of
-from adapter_lab.errors import ConfigError
+from adapter_lab.errors import SHOWN, ConfigError
 from adapter_lab.kinds import KINDS
 from adapter_lab.validation import Problem, advice, ignored_because, problems, without_ignored
 
@@ -136,15 +136,13 @@ def from_flat(values: Mapping[str, Any], into: TrainConfig | None = None) -> tup
     """A configuration from {"section.name": value}; what is not understood is listed and keeps its value in `into`."""
     try:
         return config_file.from_tables(_tables(values), "The settings", into), []
-    except (ConfigError, OverflowError):
+    except ConfigError:
         config, found = into or TrainConfig(), []
     for path, value in values.items():
         try:
             config = config_file.from_tables(_tables({path: value}), "", config)
         except ConfigError as error:
-            found.append(Problem(path, str(error).removeprefix(": ")))
-        except OverflowError:
-            found.append(Problem(path, f"{path} is too large."))
+            found.append(Problem(path[:SHOWN], str(error).removeprefix(": ")))
     return config, found
 
 
@@ -153,7 +151,7 @@ def _tables(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for path, value in values.items():
         section, dot, name = path.partition(".")
         if not dot:
-            raise ConfigError(f"There is no setting {path}; settings are named as in network.dim.")
+            raise ConfigError(f"There is no setting {path[:SHOWN]}; settings are named as in network.dim.")
         tables.setdefault(section, {})[name] = value
     return tables
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import anyio
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
+from adapter_lab.api.answers import as_json
 from adapter_lab.api.call import Call, Parameter
 from adapter_lab.api.context import Context
 from adapter_lab.api.overview import Overview
 from adapter_lab.api.route import Route
 from adapter_lab.api.runs import known
+from adapter_lab.api.threads import in_thread
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.runs.read import Tail
 from adapter_lab.worker.summary import LIVING
@@ -39,7 +39,7 @@ def stream(context: Context, parts: Callable[[], Iterator[bytes]]) -> StreamingR
         yield b": adapter lab\n\n"  # so that the browser knows at once that it is connected
         iterator = parts()
         while not context.closing() and time.monotonic() - begun < LONGEST_SECONDS:
-            part = await run_in_threadpool(next, iterator, None)
+            part = await in_thread(False, next, iterator, None)
             if part is None:
                 return
             if part:
@@ -86,7 +86,7 @@ def _event(event: dict[str, Any], offset: int) -> bytes:
 
 def data(value: Any) -> bytes:
     """One event without a name."""
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+    return b"data: " + as_json(value) + b"\n\n"
 
 
 def overview(context: Context, call: Call) -> StreamingResponse:

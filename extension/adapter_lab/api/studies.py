@@ -24,16 +24,14 @@ from adapter_lab.api.settings import understood
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.study import presets, study_file
-from adapter_lab.study.definition import DECIDED, Study, Variant
+from adapter_lab.study.definition import DECIDED, MOST_VARIANTS, Study, Variant
 from adapter_lab.study.folder import StudyFolder
-from adapter_lab.study.scores.settings import PICTURES, picture_settings
+from adapter_lab.study.scores.settings import scorer_settings
 from adapter_lab.validation import Problem
 from adapter_lab.worker import StudyDetail
 
 # What of a GPU's memory a training may take: the rest is the system's, and on Windows what is above spills over.
 SHARE = 0.92
-# Named here too, since what measures imports torch, and a study should not train for hours before it is said.
-SCORERS = ("clip", "dino", "tagger", "toy")
 FORMS = {"html": "text/html", "md": "text/plain", "csv": "text/csv"}
 # A report holds names and captions; it needs no script, and nothing from elsewhere.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -51,8 +49,9 @@ def variant_presets(context: Context, call: Call) -> list[dict[str, Any]]:
 
 def product(context: Context, call: Call) -> dict[str, Any]:
     text = {"off": (False,), "on": (True,), "both": (False, True)}[call["text_encoders"]]
-    if any(dim < 1 for dim in call["dims"]):
-        raise BadRequest("dims must be whole numbers of at least 1.")
+    count = len(call["algorithms"]) * max(1, len(call["dims"])) * len(text)
+    if count > MOST_VARIANTS:
+        raise BadRequest(f"These would be {count} variants, and a study has at most {MOST_VARIANTS}: choose fewer.")
     return {"variants": _as_lists(presets.product(call["algorithms"], call["dims"], text, call["convolutions"]))}
 
 
@@ -81,10 +80,7 @@ def _checked(context: Context, call: Call) -> tuple[Study, list[str]]:
 
     study, remarks = _understood(call)
     check(study)
-    picture_settings(study)
-    unknown = [name for name in study.scores if name not in (PICTURES, *SCORERS)]
-    if unknown:
-        raise BadRequest(f"There is no scorer {unknown[0]!r}; choose among {', '.join(SCORERS)}.")
+    scorer_settings(study)
     wrong = variant_problems(study)
     if wrong:
         raise BadRequest("\n".join(wrong))
@@ -105,10 +101,7 @@ def _understood(call: Call) -> tuple[Study, list[str]]:
         "variants": call["variants"],
         "scores": call["scores"],
     }
-    try:
-        study = study_file.from_tables(tables, "The study")
-    except OverflowError:
-        raise BadRequest("A number of the study is too large.") from None
+    study = study_file.from_tables(tables, "The study")
     study.shared = shared
     return study, remarks
 
@@ -117,6 +110,7 @@ def _check_paths(context: Context, call: Call, study: Study) -> None:
     """Raise Refused or BadRequest for paths that may not be named or are not there; writes them out in full."""
     from adapter_lab.study.checks import settings_of
 
+    roots.check_scores(context, call.public, study)
     found: list[Problem] = []
     for variant in study.variants:
         config = settings_of(study, variant)
@@ -263,7 +257,7 @@ STUDY = (
     Parameter("variants", "variants", "what is compared: a name and the settings in which each differs"),
     Parameter("budget", "settings", "unit (minutes, steps, images), amount, points, parameters, tolerance", {}),
     Parameter("race", "settings", "enabled, metric, confidence, first_point, least, longest", {}),
-    Parameter("seeds", "whole numbers", "every variant is trained with each", [1]),
+    Parameter("seeds", "whole numbers", "every variant is trained with each", [1], minimum=0, maximum=2**53),
     Parameter("scores", "settings", "scorers' settings by scorer, as in docs/scores.md", {}),
 )
 LINE = (
@@ -287,7 +281,7 @@ ROUTES = (
         "`variants` (`name`, `settings`)",
         body=(
             Parameter("algorithms", "texts", "algorithms, such as lora and lokr"),
-            Parameter("dims", "whole numbers", "dims for those that have one", [16]),
+            Parameter("dims", "whole numbers", "dims for those that have one", [16], minimum=1, maximum=100_000),
             Parameter("text_encoders", "text", "whether they are trained", "off", ("off", "on", "both")),
             Parameter("convolutions", "on or off", "whether those are trained too", False),
         ),
@@ -299,6 +293,7 @@ ROUTES = (
         "What a study will come to, before it starts. A newer one ends it.",
         "what `adapter-lab study plan --json` gives, and `remarks` on settings that are not used",
         body=(*STUDY, Parameter("memory", "on or off", "also the peak memory, which takes seconds per variant", False)),
+        waits=True,
     ),
     Route(
         "POST",
@@ -326,6 +321,7 @@ ROUTES = (
         recommendation,
         "Which variant and which step to use, by what was measured so far.",
         "`headline`, `variant`, `point`, `adapter`, `reasons`, `cautions`, `wasteful`, `not_measured`",
+        waits=True,
     ),
     Route(
         "GET",
@@ -334,6 +330,7 @@ ROUTES = (
         "The report of what a study has come to so far, written anew where there is something new.",
         "the file",
         query=(Parameter("form", "text", "of the file", "html", tuple(FORMS)),),
+        waits=True,
     ),
     Route(
         "GET",
@@ -341,6 +338,7 @@ ROUTES = (
         plot,
         "What the web UI's X/Y/Z plot is filled with to compare the trainings of a study.",
         "`prompt`, `seed`, `axes` (label and values of each), `script`, and all of it as an `infotext` for txt2img",
+        waits=True,
     ),
     Route(
         "POST",

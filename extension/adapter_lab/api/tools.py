@@ -30,8 +30,8 @@ OUT = (
     Parameter("overwrite", "on or off", "replace a file that is there", False),
 )
 DTYPE = Parameter("dtype", "text", "number format", "same", ("same", "fp32", "fp16", "bf16"))
-BASE = Parameter("base", "text", "checkpoint they were trained on, where one is needed", None)
-ADAPTER = Parameter("adapter", "text", "adapter file")
+BASE = Parameter("base", "path", "checkpoint they were trained on, where one is needed", None)
+ADAPTER = Parameter("adapter", "path", "adapter file")
 
 # Command -> what it does, what it takes. Parameters are the command's options by their names.
 COMMANDS: dict[str, tuple[str, tuple[Parameter, ...]]] = {
@@ -50,7 +50,7 @@ COMMANDS: dict[str, tuple[str, tuple[Parameter, ...]]] = {
     "merge": (
         "Write several adapter files as one.",
         (
-            Parameter("adapter", "texts", "adapter files, FILE or FILE:STRENGTH, in order"),
+            Parameter("adapter", "paths", "adapter files, FILE or FILE:STRENGTH, in order"),
             Parameter("to", "text", "full: the whole difference", None, ("full",)),
             *RANK,
             BASE,
@@ -62,8 +62,8 @@ COMMANDS: dict[str, tuple[str, tuple[Parameter, ...]]] = {
     "extract": (
         "Write the difference of two checkpoints as an adapter file.",
         (
-            Parameter("base", "text", "checkpoint to start from"),
-            Parameter("tuned", "text", "checkpoint to arrive at"),
+            Parameter("base", "path", "checkpoint to start from"),
+            Parameter("tuned", "path", "checkpoint to arrive at"),
             Parameter("to", "text", "lora, or full: everything that differs", "lora", ("lora", "full")),
             *RANK,
             Parameter("dtype", "text", "number format", "fp16", ("fp32", "fp16", "bf16")),
@@ -109,7 +109,6 @@ def _own() -> str:
 def _there(context: Context, call: Call, text: str) -> str:
     """An existing file that may be read, `FILE` or `FILE:STRENGTH`, as a whole path: it cannot pass for an option."""
     path = without_strength(text)
-    roots.check(context, call.public, path)
     if not path or not roots.exists(path):
         raise NotFound(f"{path or 'The file'} is not there: choose another.")
     return os.path.abspath(path) + text[len(path) :]
@@ -134,7 +133,6 @@ def _out(context: Context, call: Call) -> str:
 
 def download(context: Context, call: Call) -> Response:
     path = Path(call["path"])
-    roots.check(context, call.public, path)
     if path.suffix.lower() != SUFFIX or not roots.exists(path):
         raise NotFound(f"{path} is no adapter file that is there.")
     return send(call, path, "application/octet-stream", path.name)
@@ -147,7 +145,8 @@ ROUTES = (
         inspect,
         "Show what an adapter file holds.",
         "what `adapter-lab inspect --json` gives",
-        body=(Parameter("path", "text", "adapter file"),),
+        body=(Parameter("path", "path", "adapter file"),),
+        waits=True,
     ),
     *(
         Route(
@@ -157,6 +156,7 @@ ROUTES = (
             about,
             f"what `adapter-lab {name} --json` gives",
             body=parameters,
+            waits=True,
         )
         for name, (about, parameters) in COMMANDS.items()
     ),
@@ -166,6 +166,6 @@ ROUTES = (
         download,
         "Download an adapter file.",
         "the file",
-        query=(Parameter("path", "text", "adapter file"),),
+        query=(Parameter("path", "path", "adapter file"),),
     ),
 )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from adapter_lab import jsonio
 from adapter_lab.runs.events import read_events
 
 
@@ -50,7 +50,7 @@ def recorded_values(study: Path, run: str, step: int) -> Iterator[dict[str, Any]
     """The measurements of a study's scorers for the file a training saved after `step`."""
     path = study / "scores" / run / f"{step}.json"
     try:
-        waiting = [json.loads(path.read_text(encoding="utf-8"))]
+        waiting = [jsonio.read(path)]
     except (OSError, ValueError):
         return
     while waiting:

@@ -8,7 +8,7 @@ number of figures); drift the share of attributes in ordinary pictures that diff
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from adapter_lab.config import option
 from adapter_lab.study.definition import Study
 from adapter_lab.study.scores import Context, Picture, ScorePrompt, Value
-from adapter_lab.study.scores.settings import PictureSettings, settings_of
+from adapter_lab.study.scores.settings import PictureSettings, ToySettings, settings_of
 
 from .evaluate import Prompt, character_prompts, ordinary_prompts
 from .scorer import ScorerNet, likeness, read_pictures, score_pair, tag_accuracy
@@ -29,14 +28,6 @@ from .world import CHARACTERS, Scene
 FIRST, SECOND = (character.trigger for character in CHARACTERS)
 TOGETHER, ONE, TWO = f"{FIRST} and {SECOND}", "one figure", "two figures"
 ASKED = "asked of characters"
-
-
-@dataclass
-class ToySettings:
-    """How many pictures of each kind are drawn of every adapter: each character, both, one and two other figures."""
-
-    pictures: int = option(8, "Pictures of each of the five kinds.", minimum=1, maximum=1000)
-    seed: int = option(100, "Seed of the prompts.", minimum=0)
 
 
 class ToyScorer:

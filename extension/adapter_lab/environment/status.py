@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from adapter_lab import __version__, files
+from adapter_lab import __version__, files, jsonio
 
 ROOT = Path(__file__).resolve().parents[3]
 STATUS_FILE = "STATUS.json"
@@ -77,9 +76,8 @@ def read_status(folder: Path | None = None) -> Status:
     """The status of the private environment; a missing or unreadable file is one that is not set up."""
     folder = folder or runtime_folder()
     try:
-        values = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
-        status = Status(**values)
-    except (OSError, ValueError, TypeError):
+        status = jsonio.typed(Status, jsonio.read(folder / STATUS_FILE))
+    except (OSError, ValueError):
         return Status(run=install_command())
     if status.ready and not runtime_python(folder).exists():
         return Status(run=install_command())

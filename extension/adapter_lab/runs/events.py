@@ -33,6 +33,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from adapter_lab import jsonio
+from adapter_lab.runs.shapes import is_event
+
 Event = dict[str, Any]
 ENDS = ("finished", "failed", "stopped")
 
@@ -73,10 +76,10 @@ def read_lines(path: Path) -> Iterator[Event]:
     with path.open("rb") as file:
         for line in file:
             try:
-                event = json.loads(line)
+                event = jsonio.parsed(line)
             except ValueError:
                 continue
-            if isinstance(event, dict) and "event" in event:
+            if is_event(event):
                 yield event
 
 

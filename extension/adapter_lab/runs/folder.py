@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import psutil
 
-from adapter_lab import files
+from adapter_lab import files, jsonio
 from adapter_lab.config import RunConfig
 from adapter_lab.errors import AdapterLabError, ConfigError
 
@@ -44,15 +44,15 @@ class RunFolder:
     def claimant(self) -> psutil.Process | None:
         """The living process that claimed the folder."""
         try:
-            return living_process(json.loads(self.process.read_text(encoding="utf-8")))
+            return living_process(jsonio.read(self.process))
         except (OSError, ValueError):
             return None
 
     def mark(self) -> dict[str, Any] | None:
         """What a worker noted when it started the run's process: `worker` and `child` (identities) and `at`."""
         try:
-            mark = json.loads(self.starting.read_text(encoding="utf-8"))
-            return mark if isinstance(mark, dict) and isinstance(mark.get("at"), (int, float)) else None
+            mark = jsonio.table(jsonio.read(self.starting))
+            return {**mark, "at": jsonio.typed(float, mark.get("at"))}
         except (OSError, ValueError):
             return None
 
@@ -96,7 +96,7 @@ def living_process(claim: Any) -> psutil.Process | None:
         same = abs(process.create_time() - claim["started"]) < 1
         # One that has ended but was not waited for yet still has its number.
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except (ValueError, KeyError, TypeError, psutil.Error):
+    except (ValueError, KeyError, TypeError, OverflowError, psutil.Error):
         return None
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapter_lab import files
+from adapter_lab import files, jsonio
 from adapter_lab.errors import AdapterLabError, WriteError
 
 STOP, SAVE, SAMPLE, PROMPTS = "stop", "save-now", "sample-now", "prompts.json"
@@ -92,7 +92,7 @@ def take(folder: Path, names: frozenset[str]) -> Requested:
     prompts, complaint = None, ""
     if PROMPTS in names:
         try:
-            prompts = checked_prompts(json.loads((folder / PROMPTS).read_text(encoding="utf-8")))
+            prompts = checked_prompts(jsonio.read(folder / PROMPTS))
         except (OSError, ValueError, AdapterLabError) as error:
             complaint = f"The new sample prompts could not be read ({error}); the old ones stay."
     for name in names - {STOP}:

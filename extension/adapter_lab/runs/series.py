@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from adapter_lab.jsonio import LARGEST
 from adapter_lab.runs.events import Event
 
 NAN = math.nan
@@ -59,6 +60,8 @@ class Series:
 
     def _add(self, event: Event) -> None:
         step, count = int(event["step"]), len(self.steps)
+        if not 0 <= step < LARGEST:
+            raise ValueError("a step has a number")
         rates = [
             (self._rates.get((part, name)) or self._new(part, name), value)
             for part, values in (event.get("rates") or {}).items()
@@ -151,11 +154,13 @@ def _columns_of(events: Sequence[Event]) -> _Columns | None:
 
 
 def _numbers(values: list[Any]) -> array[float]:
-    """A column; raises TypeError for what is neither a number nor None."""
+    """A column, NaN for what is not finite; raises TypeError for what is neither a number nor None."""
     try:
-        return array("d", values)
+        column = array("d", values)
     except TypeError:
-        return array("d", [NAN if value is None else value for value in values])
+        column = array("d", [NAN if value is None else value for value in values])
+    total = sum(column)
+    return column if total - total == 0 else array("d", [v if math.isfinite(v) else NAN for v in column])
 
 
 def _smoothed(before: float, loss: float, count: int) -> float:
@@ -183,4 +188,5 @@ def _plain(values: np.ndarray[Any, Any]) -> list[float | None]:
 
 
 def _number(value: Any) -> float:
-    return value if value.__class__ is float else float(value) if isinstance(value, (int, float)) else NAN
+    number = value if value.__class__ is float else float(value) if isinstance(value, (int, float)) else NAN
+    return number if math.isfinite(number) else NAN

@@ -8,6 +8,7 @@ from typing import Any
 
 from adapter_lab.config import TrainConfig, default_of, settings
 from adapter_lab.config_file import from_tables, raise_all
+from adapter_lab.errors import shown
 from adapter_lab.study import race
 from adapter_lab.study.definition import DECIDED, SHARED, Study, Variant
 from adapter_lab.validation import dataclass_problems, problems
@@ -24,6 +25,7 @@ def settings_of(study: Study, variant: Variant) -> TrainConfig:
 
 def check(study: Study) -> None:
     """Raise ConfigError with everything that is wrong with a study, whatever its base is."""
+    raise_all("The study", [study.too_large()] if study.too_large() else [])
     problems = [
         problem.message
         for name, values in (("study", study.general), ("budget", study.budget), ("race", study.race))
@@ -46,7 +48,7 @@ def _budget_problems(study: Study) -> list[str]:
             f"budget.amount {budget.amount:g} steps cannot be divided into {budget.points} equal parts: take {fitting}."
         )
     if not study.general.seeds or len(set(study.general.seeds)) < len(study.general.seeds):
-        problems.append(f"study.seeds is {study.general.seeds}, but must be one or more different numbers.")
+        problems.append(f"study.seeds is {shown(study.general.seeds)}, but must be one or more different numbers.")
     return problems
 
 

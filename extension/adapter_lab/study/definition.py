@@ -8,6 +8,8 @@ from typing import Any
 
 from adapter_lab.config import TrainConfig, option
 
+# A table of more variants nobody reads, and every look at a study goes through all of its trainings.
+MOST_VARIANTS, MOST_TRAININGS = 200, 1000
 UNITS = ("minutes", "steps", "images")
 # Settings that the study decides, so that neither variants nor the shared settings may.
 DECIDED = (
@@ -118,6 +120,16 @@ class Study:
     shared: TrainConfig = field(default_factory=TrainConfig)
     variants: list[Variant] = field(default_factory=list)
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def too_large(self) -> str:
+        """What is said of a study that has more variants or trainings than may be; else ""."""
+        trainings = len(self.variants) * len(self.general.seeds)
+        if len(self.variants) <= MOST_VARIANTS and trainings <= MOST_TRAININGS:
+            return ""
+        return (
+            f"A study has at most {MOST_VARIANTS} variants and {MOST_TRAININGS} trainings, and this one has "
+            f"{len(self.variants)} and {trainings}: leave out variants or seeds."
+        )
 
     @property
     def name(self) -> str:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from adapter_lab import files
+from adapter_lab import files, jsonio
 from adapter_lab.study.scores import Picture, ScorePrompt
 
 INDEX = "pictures.json"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    file: str
+    prompt: ScorePrompt
 
 
 def picture_name(number: int, prompt: ScorePrompt) -> str:
@@ -21,9 +27,11 @@ def picture_name(number: int, prompt: ScorePrompt) -> str:
 
 def read_pictures(folder: Path) -> list[Picture]:
     """The pictures in a folder that are there, in order; none where nothing was drawn."""
-    found = [
-        Picture(folder / entry["file"], ScorePrompt(**entry["prompt"])) for entry in _read(folder).get("pictures", [])
-    ]
+    try:
+        entries = jsonio.typed(list[_Entry], _read(folder).get("pictures", []))
+    except ValueError:
+        return []
+    found = [Picture(folder / Path(entry.file).name, entry.prompt) for entry in entries]
     return [picture for picture in found if picture.path.is_file()]
 
 
@@ -45,7 +53,6 @@ def write_index(folder: Path, made_from: Mapping[str, Any], prompts: Sequence[Sc
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        content = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return jsonio.table(jsonio.read(folder / INDEX))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adapter_lab import files
+from adapter_lab import files, jsonio
 from adapter_lab.errors import AdapterLabError
 
 QUEUED, RUNNING, DONE, FAILED, DROPPED, SKIPPED = "queued", "running", "done", "failed", "dropped", "skipped"
@@ -59,18 +58,18 @@ class StudyState:
 def load_state(path: Path) -> StudyState:
     """The state in a file, a new one where there is no file; raises AdapterLabError where it cannot be understood."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = jsonio.table(jsonio.read(path))
+        version = content.pop("format", None)
+        state = jsonio.typed(StudyState, content) if version == FORMAT else None
     except FileNotFoundError:
         return StudyState()
     except (OSError, ValueError) as error:
         raise AdapterLabError(
             f"{path} cannot be read ({error}); delete it to have it made anew from the run folders."
         ) from error
-    if content.pop("format", None) != FORMAT:
+    if state is None:
         raise AdapterLabError(f"{path} was written by another version of Adapter Lab; start a new study.")
-    content["runs"] = {name: RunState(**entry) for name, entry in content["runs"].items()}
-    content["decisions"] = [Decision(**entry) for entry in content["decisions"]]
-    return StudyState(**content)
+    return state
 
 
 def save_state(path: Path, state: StudyState) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import subprocess
 import threading
@@ -13,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from adapter_lab import jsonio
 from adapter_lab.environment.pip import clean_environment
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.worker.process import apart
@@ -106,6 +106,6 @@ def _result(arguments: Sequence[str], status: int, printed: str, said: str) -> A
         lines = [line for line in said.splitlines() if line.strip()]
         raise AdapterLabError(sentences[-1].strip() if sentences else (lines or ["It ended without a word."])[-1])
     try:
-        return json.loads(printed)
+        return jsonio.parsed(printed)
     except ValueError as error:
         raise AdapterLabError(f"`adapter-lab {' '.join(arguments)}` gave no result that can be read.") from error

@@ -29,7 +29,7 @@ class Looking:
         order = set(self._queue.read().order)
         runs = [run for run in self._watched.all() if not run.is_study]
         found = [self._summary(run, run.folder.path.name in order) for run in runs]
-        return sorted(found, key=lambda run: (run.started_at or float("inf"), run.id), reverse=True)
+        return sorted(found, key=_newest, reverse=True)
 
     def run(self, run_id: str) -> RunDetail:
         """One run in full."""
@@ -51,14 +51,14 @@ class Looking:
         if not living:
             return None
         run = living[0]
-        return self._reader(run).summary(run, False) if run.is_study else self._summary(run, False)
+        return self._study_summary(run, False) if run.is_study else self._summary(run, False)
 
     def studies(self) -> list[StudySummary]:
         """Every study, the newest first."""
         order = set(self._queue.read().order)
         studies = [run for run in self._watched.all() if run.is_study]
-        found = [self._reader(run).summary(run, run.folder.path.name in order) for run in studies]
-        return sorted(found, key=lambda study: (study.started_at or float("inf"), study.id), reverse=True)
+        found = [self._study_summary(run, run.folder.path.name in order) for run in studies]
+        return sorted(found, key=_newest, reverse=True)
 
     def study(self, study_id: str) -> StudyDetail:
         """One study in full; raises AdapterLabError where there is none of that name."""
@@ -105,7 +105,32 @@ class Looking:
     def _summary(self, run: WatchedRun, queued: bool) -> RunSummary:
         name = run.config.run.name if run.config else run.folder.path.name
         algo = run.config.network.algo if run.config else ""
-        summary = summarise(run.folder, run.state, name, algo, queued)
+        try:
+            summary = summarise(run.folder, run.state, name, algo, queued)
+        except Exception as error:
+            return RunSummary(**_unreadable(run, error), algo=algo)
         if run.problem and not summary.message:
             summary.message = run.problem
         return summary
+
+    def _study_summary(self, run: WatchedRun, queued: bool) -> StudySummary:
+        try:
+            return self._reader(run).summary(run, queued)
+        except Exception as error:
+            return StudySummary(**_unreadable(run, error))
+
+
+def _newest(found: RunSummary | StudySummary) -> tuple[float, str]:
+    return found.started_at or float("inf"), found.id
+
+
+def _unreadable(run: WatchedRun, error: Exception) -> dict[str, Any]:
+    """A line for a folder of which something is broken in a way that nobody foresaw: the others are listed with it."""
+    why = f"{type(error).__name__}: {error}"
+    return {
+        "id": run.folder.path.name,
+        "folder": str(run.folder.path),
+        "name": run.folder.path.name,
+        "state": "failed",
+        "message": f"Something in {run.folder.path} cannot be read ({why}): delete it, or put back what was changed.",
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout  # comes with torch
 
-from adapter_lab import files
+from adapter_lab import files, jsonio
 from adapter_lab.errors import AdapterLabError, WriteError
 
 LOG = logging.getLogger("adapter_lab")
@@ -51,7 +50,7 @@ class QueueFile:
             return _parsed(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return Queue()
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError) as error:
             return Queue(message=f"{self.path} cannot be read ({error}); runs that waited are listed as not started.")
 
     @contextmanager
@@ -85,7 +84,7 @@ class QueueFile:
             return queue
         try:
             _parsed(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError):
             aside = self.path.with_name(f"queue.broken-{time.strftime('%Y%m%d-%H%M%S')}.json")
             try:
                 os.replace(self.path, aside)
@@ -130,8 +129,6 @@ def locked(path: Path, seconds: float) -> Iterator[bool]:
 
 
 def _parsed(text: str) -> Queue:
-    content = json.loads(text)
-    order = content["order"]
-    if not isinstance(order, list) or not all(isinstance(entry, str) for entry in order):
-        raise ValueError("its order is no list of names")
+    content = jsonio.table(jsonio.parsed(text))
+    order = jsonio.typed(list[str], content.get("order"), "order")
     return Queue(list(dict.fromkeys(order)), bool(content.get("paused")), str(content.get("message") or ""))

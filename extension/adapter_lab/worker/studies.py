@@ -164,7 +164,9 @@ class StudyReader:
                 continue
             if seen != self._plan[0]:
                 try:
-                    self._plan = (seen, study_file.load(path), "")
+                    study = study_file.load(path)
+                    large = study.too_large()
+                    self._plan = (seen, None if large else study, large)
                 except AdapterLabError as error:
                     self._plan = (seen, None, str(error))
             return self._plan[1:]
@@ -218,7 +220,7 @@ class StudyReader:
     def _noted(self) -> tuple[StudyState, str]:
         try:
             return load_state(self.folder.state), ""
-        except (AdapterLabError, KeyError, TypeError) as error:
+        except AdapterLabError as error:
             return StudyState(), str(error)
 
     def _trainings(self, study: Study, noted: StudyState, living: bool) -> dict[str, list[_Training]]:

@@ -41,7 +41,13 @@ class WatchedRun:
 
     def refresh(self) -> None:
         """Read what is new."""
-        self._read_config()
+        try:
+            self._read_config()
+            self._read_log()
+        except Exception as error:  # nobody foresaw it, and the other runs are to be seen nevertheless
+            self.problem = f"{self.folder.events} cannot be read ({type(error).__name__}: {error})."
+
+    def _read_log(self) -> None:
         restarted = self.tail.restarted
         for events in self.tail.blocks():
             if self.tail.restarted != restarted:

@@ -7,7 +7,7 @@ of a picture to its prompt, drift one minus that of a picture to the base's pict
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from adapter_lab.config import option
 from adapter_lab.errors import ConfigError
 from adapter_lab.study.definition import Study
 from adapter_lab.study.scores import Context, Picture, ScorePrompt, Value
@@ -28,18 +27,9 @@ from adapter_lab.study.scores.concepts import (
     prompts_about,
     training_folder,
 )
-from adapter_lab.study.scores.settings import PICTURES, PictureSettings, first_line, settings_of
+from adapter_lab.study.scores.settings import PICTURES, EmbeddingSettings, PictureSettings, first_line, settings_of
 
 BATCH = 16
-
-
-@dataclass
-class EmbeddingSettings:
-    """A model that turns pictures into vectors."""
-
-    model: str = option("", "Folder of the model, or its name on the Hugging Face hub.")
-    metrics: list[str] = option([], "What it measures: fidelity, agreement (CLIP only), drift.")
-    device: str = option("auto", "Where it runs: auto, cpu, cuda.")
 
 
 class EmbeddingModel:

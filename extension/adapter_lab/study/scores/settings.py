@@ -1,4 +1,4 @@
-"""`[scores.pictures]` in a study: which pictures are drawn of every adapter, and how; and reading scorers' settings."""
+"""`[scores.*]` in a study: which pictures are drawn, and what scorers can be told; imports no torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from adapter_lab.config import option
 from adapter_lab.config_file import raise_all, table_values
+from adapter_lab.errors import ConfigError, shown
 from adapter_lab.study.definition import Study
 from adapter_lab.validation import dataclass_problems
 
@@ -41,6 +42,54 @@ class PictureSettings:
     width: int = option(0, "Width; 0: that of the sample pictures.", minimum=0, unit="px")
     height: int = option(0, "Height; 0: that of the sample pictures.", minimum=0, unit="px")
     negative: str = option("", "Negative prompt; empty: that of the sample pictures.")
+
+
+@dataclass
+class EmbeddingSettings:
+    """A model that turns pictures into vectors."""
+
+    model: str = option("", "Folder of the model, or its name on the Hugging Face hub.", path="model")
+    metrics: list[str] = option([], "What it measures: fidelity, agreement (CLIP only), drift.")
+    device: str = option("auto", "Where it runs: auto, cpu, cuda.")
+
+
+@dataclass
+class TaggerSettings:
+    """A tagger that reads booru tags from pictures."""
+
+    model: str = option(
+        "SmilingWolf/wd-vit-tagger-v3",
+        "Folder with model.onnx and selected_tags.csv, or a name on the Hugging Face hub.",
+        path="model",
+    )
+    metrics: list[str] = option(["bleeding"], "What it measures: agreement, bleeding.")
+    threshold: float = option(0.35, "Probability from which a tag counts as seen.", minimum=0, maximum=1)
+
+
+@dataclass
+class ToySettings:
+    """How many pictures of each kind are drawn of every adapter: each character, both, one and two other figures."""
+
+    pictures: int = option(8, "Pictures of each of the five kinds.", minimum=1, maximum=1000)
+    seed: int = option(100, "Seed of the prompts.", minimum=0)
+
+
+# Every scorer there is, by name, with what it can be told.
+SCORERS: dict[str, type] = {
+    "clip": EmbeddingSettings,
+    "dino": EmbeddingSettings,
+    "tagger": TaggerSettings,
+    "toy": ToySettings,
+}
+
+
+def scorer_settings(study: Study) -> dict[str, Any]:
+    """The settings of pictures and of every scorer of the study; raises ConfigError with what is wrong with them."""
+    unknown = [name for name in study.scores if name not in (PICTURES, *SCORERS)]
+    if unknown:
+        raise ConfigError(f"There is no scorer {shown(unknown[0])}; choose among {', '.join(SCORERS)}.")
+    owners = {PICTURES: PictureSettings, **SCORERS}
+    return {name: settings_of(owners[name], table, name) for name, table in study.scores.items()}
 
 
 def picture_settings(study: Study) -> PictureSettings:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -18,29 +18,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from adapter_lab.config import option
 from adapter_lab.errors import ConfigError
 from adapter_lab.study.definition import Study
 from adapter_lab.study.scores import Context, Picture, ScorePrompt, Value
 from adapter_lab.study.scores.concepts import JOINT, NEUTRAL, TrainingFolder, prompts_about, tags_of, training_folder
-from adapter_lab.study.scores.settings import PICTURES, PictureSettings, first_line, settings_of
+from adapter_lab.study.scores.settings import PICTURES, PictureSettings, TaggerSettings, first_line, settings_of
 
 FILES = ("model.onnx", "selected_tags.csv")
 GENERAL = "0"  # category of tags that are neither characters nor ratings
 OFTEN, SELDOM = 0.5, 0.15  # shares of training pictures from which a tag marks a concept, and up to which it does not
 POSSIBLE = ("agreement", "bleeding")
-
-
-@dataclass
-class TaggerSettings:
-    """A tagger that reads booru tags from pictures."""
-
-    model: str = option(
-        "SmilingWolf/wd-vit-tagger-v3",
-        "Folder with model.onnx and selected_tags.csv, or a name on the Hugging Face hub.",
-    )
-    metrics: list[str] = option(["bleeding"], "What it measures: agreement, bleeding.")
-    threshold: float = option(0.35, "Probability from which a tag counts as seen.", minimum=0, maximum=1)
 
 
 class Tagger:

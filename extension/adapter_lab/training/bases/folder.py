@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from adapter_lab import jsonio
 from adapter_lab.adapters.layouts import Source
 from adapter_lab.errors import FileFormatError
 from adapter_lab.training.bases.architecture import (
@@ -187,7 +187,7 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = jsonio.read(path)
     except ValueError as error:
         raise FileFormatError(f"{path} is not valid JSON ({error}); download the folder again.") from error
     return content if isinstance(content, dict) else {}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapter_lab import jsonio
 from adapter_lab.adapters.layouts import UNET, Shapes, Source, family_of, text_encoder_parameters, unet_module_paths
 from adapter_lab.errors import FileFormatError
 from adapter_lab.training.bases.architecture import (
@@ -113,7 +113,7 @@ def architecture_metadata(weights: Weights) -> dict[str, dict[str, Any]]:
     """The configurations a file states in its `adapter_lab.architecture` metadata, by component."""
     text = weights.metadata.get("adapter_lab.architecture", "{}")
     try:
-        found = json.loads(text)
+        found = jsonio.parsed(text)
     except ValueError:
         found = None
     if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from torch import Tensor
 
+from adapter_lab import jsonio
 from adapter_lab.errors import FileFormatError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -91,7 +91,7 @@ def clip_tokenizer() -> ClipTokenizer:
 def tokenizer_from_metadata(text: str, path: Path) -> ClipTokenizer:
     """The tokenizer in a checkpoint's `adapter_lab.tokenizer` metadata: {"vocab", "merges", "model_max_length"}."""
     try:
-        data = json.loads(text)
+        data = jsonio.table(jsonio.parsed(text))
         return ClipTokenizer(data["vocab"], _pairs(data["merges"]), int(data.get("model_max_length", CHUNK)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileFormatError(
@@ -106,9 +106,9 @@ def tokenizer_from_folder(folder: Path) -> ClipTokenizer | None:
         if vocabulary.is_file() and merges.is_file():
             lines = merges.read_text(encoding="utf-8").split("\n")
             pairs = _pairs([line for line in lines if line.strip() and not line.startswith("#version")])
-            return ClipTokenizer(json.loads(vocabulary.read_text(encoding="utf-8")), pairs)
+            return ClipTokenizer(jsonio.table(jsonio.read(vocabulary)), pairs)
         if single.is_file():
-            data = json.loads(single.read_text(encoding="utf-8"))
+            data = jsonio.table(jsonio.read(single))
             added = {entry["content"]: entry["id"] for entry in data.get("added_tokens", [])}
             return ClipTokenizer({**data["model"]["vocab"], **added}, _pairs(data["model"]["merges"]))
     except (ValueError, KeyError, TypeError) as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from typing import Any
 
 import PIL
 
-from adapter_lab import files
+from adapter_lab import files, jsonio
 from adapter_lab.errors import WriteError
 from adapter_lab.training.dataset.images import PictureError, PictureInfo, inspect_picture
 
@@ -107,8 +106,8 @@ def _known(entry: Any, stamp: list[int]) -> Looked | None:
         if [size, modified] == stamp:
             if isinstance(rest, str):
                 return Looked(digest, None, rest)
-            info = PictureInfo(**rest)
-            if info.width >= 1 and info.height >= 1:  # raises TypeError where they are no numbers
+            info = jsonio.typed(PictureInfo, rest)
+            if info.width >= 1 and info.height >= 1:
                 return Looked(digest, info)
     return None
 
@@ -127,7 +126,7 @@ def _read(folder: Path | None) -> dict[str, Any]:
         return {}
     # A missing or broken index only costs the time to look at the pictures again.
     with contextlib.suppress(OSError, ValueError):
-        content = json.loads((folder / _INDEX_NAME).read_text("utf-8"))
+        content = jsonio.read(folder / _INDEX_NAME)
         if (
             isinstance(content, dict)
             and content.get("version") == _VERSION

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import struct
 import time
 import zlib
@@ -24,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from adapter_lab import files
+from adapter_lab import files, jsonio
 from adapter_lab.adapters.tensors import is_finite
 from adapter_lab.errors import DatasetError
 
@@ -146,7 +145,7 @@ def _serialise(tensors: Mapping[str, Tensor], key: str) -> bytes:
 def _parse(content: bytes, key: str) -> dict[str, Tensor]:
     try:
         (length,) = struct.unpack_from("<Q", content)
-        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+        metadata = jsonio.parsed(content[8 : 8 + length])["__metadata__"]
         tensors = safetensors.torch.load(content)
         whole = metadata["key"] == key and metadata["crc32"] == _checksum(tensors)
     except (struct.error, ValueError, KeyError, TypeError, OverflowError, RuntimeError, SafetensorError) as error:
