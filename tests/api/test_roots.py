@@ -23,7 +23,7 @@ NO_PATHS = {
     "preview.negative", "scores.pictures.prompts", "scores.pictures.neutral", "scores.pictures.concepts",
     "scores.pictures.negative", "scores.clip.metrics", "scores.clip.device", "scores.dino.metrics",
     "scores.dino.device", "scores.tagger.metrics",
-    "optimizer.name", "optimizer.arguments",
+    "optimizer.args",
 }  # fmt: skip
 # Values of requests that are texts and no paths; `out` may be a plain name, and is checked where it is understood.
 NO_PATH_VALUES = {
