@@ -32,6 +32,8 @@ def _table() -> dict[str, Any]:
     return json.loads(Path(__file__).with_name("optimizers.json").read_text(encoding="utf-8"))
 
 
+# The version of the package that was measured.
+VERSION: str = _table()["version"]
 NAMES: tuple[str, ...] = tuple(_table()["optimizers"])
 # Name -> why it cannot train adapters.
 REFUSED: dict[str, str] = _table()["refused"]

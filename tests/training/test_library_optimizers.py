@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from adapter_lab.config import AVERAGING, OPTIMIZERS, OWN_OPTIMIZERS, OptimizerConfig, TrainConfig
+from adapter_lab.environment.locks import LOCKS
+from adapter_lab.environment.status import ROOT
 from adapter_lab.errors import ConfigError
-from adapter_lab.library_optimizers import NAMES, REFUSED
+from adapter_lab.library_optimizers import NAMES, REFUSED, VERSION
 from adapter_lab.training.loop import train as train_run
 from adapter_lab.training.optimizers import OptimizerSet, build_optimizer, rate_groups
 from adapter_lab.training.state_size import state_bytes
@@ -119,6 +121,14 @@ def test_the_existing_ones_come_first_and_no_name_is_offered_and_refused() -> No
     assert OPTIMIZERS[: len(OWN_OPTIMIZERS)] == OWN_OPTIMIZERS
     assert {"came", "ademamix", "soap", "muon", "schedulefreeadamw"} <= set(NAMES)
     assert not set(NAMES) & set(REFUSED) and len(set(OPTIMIZERS)) == len(OPTIMIZERS)
+
+
+def test_the_table_is_of_the_pinned_package_and_the_page_has_every_row() -> None:
+    pin = f"pytorch-optimizer=={VERSION}"
+    for lock in LOCKS:
+        assert pin in (ROOT / "requirements" / lock.file).read_text(encoding="utf-8")
+    page = (ROOT / "docs/optimizers.md").read_text(encoding="utf-8")
+    assert [name for name in (*NAMES, *REFUSED) if f"| `{name}` |" not in page] == []
 
 
 def settings(name: str, *args: str, **more: Any) -> TrainConfig:

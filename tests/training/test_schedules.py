@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_optimizer.lr_scheduler.rex import REXScheduler
 from transformers import optimization
 
 from adapter_lab.config import SCHEDULES, OptimizerConfig, RunConfig, TrainConfig
@@ -63,6 +64,17 @@ def test_schedules_are_those_of_transformers(case: str, warm_up: int) -> None:
     assert rates[warm_up:] == pytest.approx(theirs[warm_up:], rel=1e-9, abs=1e-12)
     # Theirs begins at 0, which wastes a step; ours is one step ahead.
     assert rates[: max(0, warm_up - 1)] == pytest.approx(theirs[1:warm_up])
+
+
+@pytest.mark.parametrize("lowest", [0.0, 0.1])
+def test_rex_is_that_of_pytorch_optimizer(lowest: float) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
+    theirs = REXScheduler(optimizer, STEPS, max_lr=LR, min_lr=lowest * LR)
+    config = OptimizerConfig(schedule="rex", min_lr_ratio=lowest)
+    for step in range(STEPS):
+        theirs.step_t = step
+        ours = LR * schedule_factor(config, step, step / STEPS, STEPS)
+        assert ours == pytest.approx(theirs.get_linear_lr(), rel=1e-9)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -44,6 +44,7 @@ LABELS = {
     "network.rs_lora": "Rank-stabilised scale",
     "network.train_te": "Train text encoder",
     "optimizer.name": "Optimiser",
+    "optimizer.args": "Arguments",
     "dataset.folder": "Folder of pictures",
     "dataset.trigger": "Trigger word",
     "run.name": "Name",
