@@ -13,8 +13,10 @@ from torch import Tensor
 from adapter_lab.adapters import provenance
 from adapter_lab.adapters.file import AdapterFile
 from adapter_lab.adapters.layers import Base, Layer, open_base
+from adapter_lab.adapters.lora import LoRA
+from adapter_lab.adapters.names import NAMINGS, peft_metadata
 from adapter_lab.adapters.results import DTYPES, Report, Writer, refuse_reading
-from adapter_lab.adapters.rewriting import plain_tensors
+from adapter_lab.adapters.rewriting import plain_tensors, without_core
 from adapter_lab.adapters.spool import Spool
 from adapter_lab.adapters.svd import NO_LIMIT, RankRule
 from adapter_lab.errors import AdapterLabError, FileFormatError
@@ -30,9 +32,10 @@ def convert(
     rule: RankRule = NO_LIMIT,
     base: str | os.PathLike[str] | None = None,
     dtype: str = "same",
+    names: str = "ldm",
 ) -> Report:
     """Write an adapter file as LoRA of the ranks `rule` allows (`to` "lora"), as a full difference ("full"), or as it
-    is with LDM names, LyCORIS's spelling and alpha ("same").
+    is with LyCORIS's spelling and alpha ("same"), its layers called as a row of `names.NAMINGS` says.
 
     The result at strength m gives W + m (W' - W) as the original does, up to the error that is reported. `base` is the
     checkpoint it was trained on: needed where W' - W depends on W (DoRA, OFT, BOFT, OFTv2, IA3, GLoRA), and for models
@@ -44,24 +47,33 @@ def convert(
         raise AdapterLabError("How large may the LoRA be? Give a rank, an error bound or an energy to keep.")
     if rule and to != "lora":
         raise AdapterLabError(f"A rank, error or energy has no meaning with --to {to}; only LoRA has a size to choose.")
+    if names not in NAMINGS:
+        raise AdapterLabError(f"There are no names called {names!r}; choose one of {', '.join(NAMINGS)}.")
+    naming = NAMINGS[names]
+    if naming.lora_only and to == "full":
+        raise AdapterLabError(f"{names}'s names are for LoRA alone; choose --to lora with a rank, or other names.")
     file = AdapterFile.open(path)
     refuse_overwriting(out, [path, base])
     model = open_base(base, [file])
     layers, left_out = model.layers(file)
+    if names != "ldm":
+        layers = naming.layers(layers, model.table, model.family, left_out)
     report = started_report(out, model, [file], left_out)
     with torch.inference_mode(), Spool(out) as spool:
         writer = Writer(spool, report, rule, stored_dtype(dtype, [file]))
+        writer.peft = {} if naming.lora_only else None
         write = writer.lora if to == "lora" else writer.full
         for name, layer in layers.items():
-            if to == "same":
+            if to == "same" and naming.lora_only:
+                write_as_peft(writer, file, name, layer)
+            elif to == "same":
                 write_kept(writer, file, name, layer, as_stored=dtype == "same")
             else:
                 write_changed(writer, write, model, file, name, layer)
         finish(writer, [file])
         options = {"to": to, **vars(rule), "base": Path(base).name if base else None}
-        report.bytes = spool.save(
-            provenance.metadata_of(report, "convert", [(file.path, source_metadata(file), 1.0)], options)
-        )
+        metadata = provenance.metadata_of(report, "convert", [(file.path, source_metadata(file), 1.0)], options)
+        report.bytes = spool.save({**metadata, **peft_metadata(writer.peft or {})})
     return report
 
 
@@ -116,6 +128,20 @@ def write_kept(writer: Writer, file: AdapterFile, name: str, layer: Layer, as_st
     """Write module `name` as it is, under LyCORIS's suffixes and in need of no metadata (OFTv2 excepted) to be read."""
     tensors = plain_tensors(file.load(name), raw_tensors(file, name), layer.shape)
     writer.tensors(layer.name, file.algorithm_of(name), tensors, as_stored)
+
+
+def write_as_peft(writer: Writer, file: AdapterFile, name: str, layer: Layer) -> None:
+    """Write a LoRA module with the scale in its factors and no alpha; the report says what else is left out."""
+    adapter = file.load(name)
+    if not isinstance(adapter, LoRA):
+        kind = "DoRA" if adapter.describe().get("dora") else file.algorithm_of(name)
+        writer.report.left_out[name] = f"it is {kind}, and these names are for LoRA; --to lora makes it one"
+        return
+    plain = without_core(adapter)
+    up = plain.up.flatten(1).to(torch.promote_types(plain.up.dtype, torch.float32)) * plain.scale
+    writer.factors(layer.name, up, plain.down.flatten(1), adapter.delta(torch.zeros(()).expand(layer.shape)))
+    if adapter.bias_delta is not None:
+        writer.bias(layer.name, adapter.bias_delta)
 
 
 def raw_tensors(file: AdapterFile, name: str) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from adapter_lab.errors import AdapterLabError, FileFormatError
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Half of the last bit, which rounding a number to a dtype can be off by, relative to the number.
 ROUNDING = {torch.float32: 2**-24, torch.float16: 2**-11, torch.bfloat16: 2**-8}
+NOT_IN_PEFT = "PEFT's LoRA has no such tensors"
 WORST = 5  # modules named for their error
 
 
@@ -143,6 +144,8 @@ class Writer:
         self.report = report
         self.rule = rule
         self.dtype = dtype
+        # Set where the names are PEFT's, which hold LoRA without alpha alone.
+        self.peft: dict[str, int] | None = None  # rank by module
         # What the rank may lose, so that rank and rounding together stay below the bound.
         self._allowed = math.sqrt(rule.error**2 - rounding**2) if rule.error else 0.0
 
@@ -156,9 +159,14 @@ class Writer:
         rank, kernel = up.shape[1], delta.shape[2:]
         up = self._rounded(name, up).reshape(-1, rank, *[1] * len(kernel))
         down = self._rounded(name, down).reshape(rank, delta.shape[1], *kernel)
-        self.spool.add(f"{name}.lora_up.weight", up)
-        self.spool.add(f"{name}.lora_down.weight", down)
-        self.spool.add(f"{name}.alpha", torch.tensor(float(rank), dtype=self.dtype))
+        if self.peft is None:
+            self.spool.add(f"{name}.lora_up.weight", up)
+            self.spool.add(f"{name}.lora_down.weight", down)
+            self.spool.add(f"{name}.alpha", torch.tensor(float(rank), dtype=self.dtype))
+        else:
+            self.peft[name] = rank
+            self.spool.add(f"{name}.lora_A.weight", down)
+            self.spool.add(f"{name}.lora_B.weight", up)
         lost = torch.addmm(delta.flatten(1).float(), up.flatten(1).float(), down.flatten(1).float(), alpha=-1)
         self._made(name, "lora", rank, delta, lost)
 
@@ -170,12 +178,18 @@ class Writer:
 
     def bias(self, name: str, delta: Tensor) -> None:
         """The difference of a layer's bias, beside whatever changes its weight. delta: (out,)."""
+        if self.peft is not None:
+            self.report.left_out[f"{name} (bias)"] = NOT_IN_PEFT
+            return
         self.spool.add(f"{name}.diff_b", self._rounded(name, delta))
         if not self.report.made or self.report.made[-1].name != name:
             self.report.made.append(Made(name, "full", None, 0.0, 0.0))
 
     def norm(self, name: str, delta: Tensor, bias: Tensor | None) -> None:
         """The difference of a normalisation layer. delta, bias: (n,)."""
+        if self.peft is not None:
+            self.report.left_out[name] = NOT_IN_PEFT
+            return
         self.spool.add(f"{name}.w_norm", self._rounded(name, delta))
         if bias is not None:
             self.spool.add(f"{name}.b_norm", self._rounded(name, bias))

@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, tuple[Parameter, ...]]] = {
         (
             ADAPTER,
             Parameter("to", "text", "lora, full or same", None, ("lora", "full", "same")),
+            Parameter("names", "text", "what layers are called", None, ("ldm", "kohya", "comfy", "diffusers", "peft")),
             Parameter("for", "text", "the web UI", None, ("classic", "a1111", "forge", "reforge", "neo")),
             *RANK,
             BASE,

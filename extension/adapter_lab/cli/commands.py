@@ -118,6 +118,8 @@ def apply(chosen: argparse.Namespace) -> int:
 def convert(chosen: argparse.Namespace) -> int:
     """Write an adapter file in another form."""
     options = {"rule": _rank_rule(chosen), "base": chosen.base, "dtype": chosen.dtype}
+    if chosen.host and chosen.names:
+        raise AdapterLabError("--for chooses the names that the web UI reads; leave --names out, or use --to.")
     if chosen.host:
         from adapter_lab.hosts.standalone import convert_for
 
@@ -125,7 +127,7 @@ def convert(chosen: argparse.Namespace) -> int:
     else:
         from adapter_lab.adapters.convert import convert as convert_adapter
 
-        done = convert_adapter(chosen.adapter, chosen.out, chosen.to, **options)
+        done = convert_adapter(chosen.adapter, chosen.out, chosen.to, names=chosen.names or "ldm", **options)
     return _show(done.to_dict(), done.text(), chosen.json)
 
 

@@ -108,7 +108,7 @@ def _convert(parser: argparse.ArgumentParser) -> None:
     into.add_argument(
         "--to",
         choices=("lora", "full", "same"),
-        help="lora: the nearest LoRA; full: the whole difference of the weights; same: as it is, under LDM names",
+        help="lora: the nearest LoRA; full: the whole difference of the weights; same: as it is",
     )
     into.add_argument(
         "--for",
@@ -116,6 +116,11 @@ def _convert(parser: argparse.ArgumentParser) -> None:
         metavar="WEBUI",
         help="what classic, a1111, forge, reforge or neo applies rightly without Adapter Lab: each module in its own "
         "algorithm where that will do, else as LoRA of the size given, else as a difference",
+    )
+    parser.add_argument(
+        "--names",
+        choices=("ldm", "kohya", "comfy", "diffusers", "peft"),
+        help="what the layers are called, with --to: docs/names.md says which programs read which; default: ldm",
     )
     _rank(parser)
     _new_file(parser, "checkpoint it was trained on: needed for DoRA, OFT, BOFT, OFTv2, IA3 and GLoRA")
