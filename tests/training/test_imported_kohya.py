@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import warnings
 from pathlib import Path
 
 import pytest
 
-from adapter_lab import config_file, library_optimizers
+from adapter_lab import config_file
 from adapter_lab.adapters.file import AdapterFile
+from adapter_lab.errors import ConfigError
 from adapter_lab.kohya import import_kohya
 from adapter_lab.training.loop import train
 from tests.support.kohya_cases import CASES
-from tests.support.training import draw_pictures, losses_of, tiny_base
+from tests.support.training import draw_pictures, events_of, losses_of, tiny_base, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +54,8 @@ def test_an_imported_file_trains(tmp_path: Path, name: str, pictures: Path) -> N
     config.run.output_folder, config.run.runs_folder = str(tmp_path / "out"), str(tmp_path / "runs")
     config.optimizer.warmup_steps = min(1, config.optimizer.warmup_steps)
     config.precision.device, config.precision.mixed = "cpu", "fp32"
-    if config.optimizer.name == "adamw8bit":
-        pytest.importorskip("bitsandbytes")
-    if config.optimizer.name in library_optimizers.NAMES:
-        pytest.importorskip("pytorch_optimizer")
+    if config.optimizer.name == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        config.optimizer.name = "adamw"  # bitsandbytes is for GPUs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = train(config)
@@ -63,3 +63,19 @@ def test_an_imported_file_trains(tmp_path: Path, name: str, pictures: Path) -> N
     assert all(math.isfinite(loss) and loss > 0 for loss in losses_of(result.run_folder))
     (file,) = (AdapterFile.open(path) for path in result.adapters)
     assert len(file.modules) > 10
+
+
+@pytest.mark.parametrize("family", ["auto", "sdxl"])
+def test_another_layer_of_sdxl_than_its_own_is_warned_of_once(tmp_path: Path, family: str) -> None:
+    config = tiny_config(tmp_path, "sdxl", base__clip_skip=1, base__family=family, run__steps=1)
+    result = train(config)
+    warnings_ = [event["message"] for event in events_of(result.run_folder, "warning")]
+    assert len([text for text in warnings_ if "base.clip_skip is 1" in text]) == 1
+
+
+def test_a_weighting_without_effect_on_the_base_is_refused_before_pictures_are_encoded(tmp_path: Path) -> None:
+    seen: list[str] = []
+    config = tiny_config(tmp_path, "sd15", loss__v_as_epsilon=True)
+    with pytest.raises(ConfigError, match="v_as_epsilon"):
+        train(config, on_event=lambda event: seen.append(event["event"]))
+    assert "dataset" not in seen

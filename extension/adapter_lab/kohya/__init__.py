@@ -54,7 +54,7 @@ def import_texts(files: Mapping[str, str], named: Callable[[str], str | None]) -
     """
     training: dict[str, Any] = {}
     dataset: dict[str, Any] | None = None
-    names = {"training": "", "dataset": ""}
+    names = {"dataset": "", "training": ""}
     for name, text in files.items():
         tables = tables_of(text, name)
         refuse_foreign(tables, name)
@@ -80,7 +80,8 @@ def import_texts(files: Mapping[str, str], named: Callable[[str], str | None]) -
     if dataset is not None:
         for key in ("train_data_dir", "reg_data_dir"):
             keys.leave(key, "the dataset file names the folders")
-        with about(names["dataset"]):
+        # What the dataset file leaves out may come from the training file.
+        with about(" with ".join(filter(None, names.values()))):
             import_dataset_file(config, dataset, keys)
     with about(names["training"] or names["dataset"]):
         if dataset is None:
