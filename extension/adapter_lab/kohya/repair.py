@@ -20,7 +20,6 @@ THEIRS = {
     "dataset.bucket_max": "max_bucket_reso",
     "dataset.caption_dropout": "caption_dropout_rate",
     "dataset.tag_dropout": "caption_tag_dropout_rate",
-    "dataset.token_chunks": "max_token_length",
     "dataset.validation_fraction": "validation_split",
     "network.dim": "network_dim",
     "network.conv_dim": "network_args.conv_dim",
