@@ -12,12 +12,13 @@ from tests.support.host_cases import BLOCKS, CASES, EVERY_KIND, modules_at, writ
 from tests.support.host_measure import PROMPT, Bench
 from tests.support.webui import Picture
 
-# Kinds that most web UIs do not load rightly.
+# Kinds that most web UIs do not load rightly, and one that all do; each has two blocks of its own in the model, so that
+# they are measured in one picture.
 FILES = ("own lokr factor 2 tucker", "own lora dora", "own diag-oft")
-PLAIN = "own lora"  # which every web UI loads rightly
-PLACES = (0, 5)  # input blocks 1 and 4, text encoder layers 0 and 5
+PLAIN = "own lora"
+PLACES = {case: (number, 5 + number) for number, case in enumerate((*FILES, PLAIN))}
 HALVES = {"IN": (1, 2, 4, 5, 7, 8), "OUT": range(3, 12)}  # the blocks of SD1.5 that have names there
-STEPS = 4
+STEPS = 4  # that are watched, of one more
 TOLERANCE = 1e-4
 # The extensions' scripts, with their arguments where they are on: presets, active, and what is for an X/Y/Z plot of its
 # own; on, and no plot.
@@ -48,44 +49,51 @@ class Strengths:
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.modules = [module for place in PLACES for module in modules_at(EVERY_KIND, place)]
+        self.modules = {
+            case: [module for place in places for module in modules_at(EVERY_KIND, place)]
+            for case, places in PLACES.items()
+        }
         self._made: dict[str, dict[str, torch.Tensor]] = {}
+        self._watched: list[dict[str, torch.Tensor]] = []
 
     def name(self, case: str) -> str:
         """The name of a case's file, which is written once."""
         name = "al-by-block-" + re.sub(r"\W+", "-", case)
         if case not in self._made:
-            made = write(self.bench.folder / f"{name}.safetensors", CASES[case], self.bench.base, self.modules)
+            made = write(self.bench.folder / f"{name}.safetensors", CASES[case], self.bench.base, self.modules[case])
             self._made[case] = {module: one.outputs(self.bench.base.layer(module)) for module, one in made.items()}
             self.bench.web_ui.refresh_adapters()
         return name
 
-    def picture(self, script: str, *tags: str) -> Picture:
-        """A picture with one of `SCRIPTS` on; what the weights were in every step but the last is watched."""
-        self.bench.web_ui.watch(self.bench.keys(self.modules))
+    def picture(self, script: str, settings: str, *cases: str) -> Picture:
+        """A picture with files at the same settings of their tags and one of `SCRIPTS` on; its weights are watched."""
+        self._watched = []
+        tags = [f"<lora:{self.name(case)}:{settings}>" for case in cases]
+        self.bench.web_ui.watch(self.bench.keys([module for case in cases for module in self.modules[case]]))
         there = [name for name in SCRIPTS if self.bench.web_ui.has_script(name)]
         arguments = {name: {"args": _switched(name, name == script)} for name in there}
         return self.bench.web_ui.txt2img(" ".join([PROMPT, *tags]), steps=STEPS + 1, alwayson_scripts=arguments)
 
     def measured(self, case: str) -> Measured:
-        """What the watched picture's weights were in `STEPS` steps, told by a file's trained forwards."""
-        steps = [self.bench.outputs(self.modules, step) for step in self.bench.web_ui.watch([])]
+        """What the weights were in all steps but the last picture's last, told by a file's trained forwards."""
+        self._watched = self._watched or self.bench.web_ui.watch([])
+        steps = [self.bench.outputs(self.modules[case], step) for step in self._watched]
         assert len(steps) == STEPS
         found = Measured({}, 0.0)
-        for module in self.modules:
+        for module in self.modules[case]:
             base = self.bench.base_outputs[module]
             change = self._made[case][module] - base
             for step, outputs in enumerate(steps):
                 moved = outputs[module] - base
                 strength = float((moved * change).sum() / change.square().sum())
-                found.strengths.setdefault(_part(module), [[] for _ in steps])[step].append(strength)
+                found.strengths.setdefault(_part(module, case), [[] for _ in steps])[step].append(strength)
                 found.error = max(found.error, float((moved - strength * change).norm() / change.norm()))
         return found
 
 
 @dataclass
 class Measured:
-    """The strengths of a file in each step, of every module of a part ("te", "IN01", "IN04").
+    """The strengths of a file in each step, of every module of a part ("te", "first" and "second" block).
 
     error: what of a module's change is none of the file's at any strength, relative to the change at strength 1.
     """
@@ -121,14 +129,21 @@ def _switched(script: str, on: bool) -> list[object]:
     return [on if place == SWITCHES[script] else value for place, value in enumerate(SCRIPTS[script])]
 
 
-def _part(module: str) -> str:
+def _part(module: str, case: str) -> str:
     if module.startswith("lora_te"):
         return "te"
-    return "IN01" if BLOCKS[PLACES[0]] in module else "IN04"
+    return "first" if f"_{BLOCKS[PLACES[case][0]]}_" in module else "second"
 
 
-def weights(base: float, **blocks: float) -> str:
-    """`lbw=` with a strength for the text encoder and some blocks, all others without the file."""
+def weights(te: float, first: float, second: float) -> str:
+    """`lbw=` with these strengths for the text encoder and the blocks of the files, none for all others."""
+    given = {"BASE": te}
+    for places in PLACES.values():
+        given |= {_named(BLOCKS[place]): strength for place, strength in zip(places, (first, second))}
     inputs, outputs = ([f"{half}{number:02}" for number in numbers] for half, numbers in HALVES.items())
-    names = [*inputs, "M00", *outputs]
-    return "lbw=" + ",".join(f"{strength:g}" for strength in (base, *(blocks.get(name, 0) for name in names)))
+    return "lbw=" + ",".join(f"{given.get(name, 0):g}" for name in ["BASE", *inputs, "M00", *outputs])
+
+
+def _named(block: str) -> str:
+    half, _, number = block.partition("_blocks_")
+    return f"{'IN' if half == 'input' else 'OUT'}{int(number):02}"
