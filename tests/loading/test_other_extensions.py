@@ -149,6 +149,17 @@ def test_a1111_a_file_that_an_extension_unloads_is_missed_and_said(a1111: ForgeU
     before = a1111.generate()
     a1111.activate("mine")
     a1111.networks.loaded_networks.clear()
+    a1111.host.settle()
     assert difference(a1111.use_model(), before) == 0.0
     (report,) = a1111.loader.finish()
     assert report.summary().endswith(f" 0 of {report.total} modules") and not report.complete
+
+
+def test_a1111_layers_that_do_not_run_are_not_said_to_be_taken_away(a1111: ForgeUI, bases: dict[str, Path]) -> None:
+    written(a1111, bases["sd15"])
+    a1111.activate("mine")
+    a1111.host.settle()
+    for layer in list(a1111.loaded.layers_seen())[3:]:  # type: ignore[attr-defined]
+        a1111.networks.network_apply_weights(layer)
+    (report,) = a1111.loader.finish()
+    assert report.complete and report.summary().endswith(f" {report.total} of {report.total} modules")

@@ -72,8 +72,12 @@ class A1111:
         self._loader, self._requests, self._base, self._ours = None, [], None, set()
 
     def settle(self) -> None:
-        if self._patching.steps:
-            self._patching.follow_strengths(importlib.import_module("networks"), _models()[:1])
+        if self._loader is None or not self._patching.steps:
+            return
+        networks = importlib.import_module("networks")
+        for path in self._patching.unloaded(networks):
+            self._loader.ledger.gone(path)
+        self._patching.follow_strengths(networks, _models()[:1])
 
     def _note(self, key: str, strengths: dict[str, float]) -> None:
         if self._loader is not None:
@@ -178,7 +182,7 @@ class A1111:
             return
         plans = {}
         records = _records_by_path()
-        model = _loaded_model()
+        model = _loaded_model() if records else None
         layers = {slot.key: getattr(slot.layer, NAME) for slot in slots_of(model)} if model is not None else {}
         for request in self._requests:
             if request.path is None or request.path not in self._ours or not records.get(request.path):

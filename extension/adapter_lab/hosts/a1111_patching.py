@@ -78,6 +78,12 @@ class Patching:
         hooks.replace(networks, "network_restore_weights_from_backup", self._restore)
         hooks.replace(networks, "network_reset_cached_weight", self._reset)
 
+    def unloaded(self, networks: Any) -> set[str]:
+        """The paths of the prompt's files that are ours and that another extension has unloaded."""
+        loaded = {id(record) for record in networks.loaded_networks}
+        kept = {step.plan.path for step in self.steps if id(step.record) in loaded}
+        return {step.plan.path for step in self.steps} - kept
+
     def follow_strengths(self, networks: Any, models: Iterable[nn.Module]) -> None:
         """Patch anew what runs unseen, if other extensions have changed the strengths of the prompt's files since."""
         if self._strengths != _strengths(networks):

@@ -186,8 +186,6 @@ class Loader:
         """`reports` when a picture is made; says what its weights got other than asked, once while it is the same."""
         found = self.reports()
         for report in found:
-            if report.patched is not None:
-                report.patched.end_picture()
             if report.differs and report.said != report.summary():
                 report.said = report.summary()
                 if report.lost or self.settings.verbosity != "quiet":

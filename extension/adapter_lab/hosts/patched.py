@@ -62,11 +62,6 @@ class Patched:
         for history in self.weights.values():
             history.begin_picture()
 
-    def end_picture(self) -> None:
-        """What has not been patched by now is not in the picture."""
-        for history in self.weights.values():
-            history.entries = history.entries or [(0, None)]
-
     @property
     def is_known(self) -> bool:
         """Whether any of its weights has been patched since it was read."""
@@ -179,6 +174,11 @@ class Ledger:
             for key, patch in file.plan.patches.items():
                 if patch.part in parts and not holds(patch):
                     file.weights[key].add(self._step(), None)
+
+    def gone(self, path: str) -> None:
+        """Note that a file is in no weight: it has been unloaded."""
+        for history in self._files[path].weights.values() if path in self._files else ():
+            history.add(self._step(), None)
 
     def patched(self, key: str, strengths: Mapping[str, float]) -> None:
         """A weight was patched with these files (by path) and no others."""
