@@ -101,7 +101,7 @@ LOOK = """
 import json, resource, sys, threading, time
 import psutil
 from adapter_lab.config import DatasetConfig
-from adapter_lab.training.dataset import scan
+from adapter_lab.training.dataset.known_report import report_on
 config = DatasetConfig(folder=sys.argv[1], resolution=16, bucket_step=8, bucket_min=16, bucket_max=32)
 own = psutil.Process()
 before = peak = own.memory_info().rss
@@ -112,7 +112,7 @@ def watch():
         time.sleep(0.01)
 threading.Thread(target=watch, daemon=True).start()
 begin, cpu = time.perf_counter(), time.process_time()
-report = scan(config).report()
+report = report_on(config, 16)
 text = json.dumps(report.to_dict())
 seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
 print(f"{report.pictures} pictures: {seconds:.1f} s ({cpu:.1f} s of processor), "
@@ -124,7 +124,7 @@ def looks(count: int) -> None:
     """Time the report on `count` tiny pictures, twice."""
     with tempfile.TemporaryDirectory() as folder:
         link(Path(folder), count)
-        for what in ("first look", "second look", "third look"):
+        for what in ("first look", "second look"):
             done = subprocess.run(
                 [sys.executable, "-c", LOOK, f"{folder}/linked"],
                 env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "extension")},

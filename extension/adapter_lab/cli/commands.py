@@ -80,9 +80,9 @@ def report(chosen: argparse.Namespace) -> int:
         raise AdapterLabError(
             "The report needs a resolution: give --resolution, or --base with a checkpoint or family."
         )
-    from adapter_lab.training.dataset import scan
+    from adapter_lab.training.dataset.known_report import report_on
 
-    found = scan(config.dataset, resolution).report(config.run.batch_size, config.optimizer.gradient_accumulation)
+    found = report_on(config.dataset, resolution, config.run.batch_size, config.optimizer.gradient_accumulation)
     return _show(found.to_dict(), found.text(), chosen.json)
 
 

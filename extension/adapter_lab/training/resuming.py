@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adapter_lab import files
+from adapter_lab import files, jsonio
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.runs.folder import RunFolder
 from adapter_lab.training.checkpoint import TrainingState
@@ -61,7 +60,7 @@ def check_state(
 def _remembered(path: Path) -> dict[str, Any]:
     """What `remember_pictures` wrote; runs of older releases have nothing."""
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = jsonio.read(path)
     except (OSError, ValueError):
         return {}
     pictures = known.get("pictures") if isinstance(known, dict) else None

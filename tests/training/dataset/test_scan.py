@@ -131,7 +131,7 @@ def test_the_index_notices_changes_and_survives_damage(tmp_path: Path) -> None:
     assert sizes() == [(80, 64), (64, 64)]
     path.write_bytes(b"broken")
     assert sizes() == [(64, 64)]
-    file = tmp_path / ".adapter-lab-cache" / "pictures.json"
+    file = tmp_path / ".adapter-lab-cache" / "pictures.jsonl"
     for damage in ("", "{", "[]", '{"version": 3}', file.read_text().replace("64", '"x"'), file.read_text()[:-30]):
         file.write_text(damage)
         assert sizes() == [(64, 64)]

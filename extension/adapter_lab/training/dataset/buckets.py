@@ -18,7 +18,7 @@ Size = tuple[int, int]
 SMALLEST_SIDE = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Placement:
     """How a picture fills its bucket: brought to `resized` (w, h), then the bucket is cut out of it.
 
@@ -60,6 +60,7 @@ class Buckets:
     square_only: bool = False
     upscale: bool = False
     all_sizes: tuple[Size, ...] = field(init=False)
+    _known: dict[Size, Placement | None] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "all_sizes", self._full_area_sizes())
@@ -85,6 +86,12 @@ class Buckets:
 
     def choose(self, picture: Size) -> Placement | None:
         """Where a picture of size (w, h) goes; None when it is too small for any bucket."""
+        # One answer for all pictures of a size, of which there can be very many.
+        if picture not in self._known:
+            self._known[picture] = self._chosen(picture)
+        return self._known[picture]
+
+    def _chosen(self, picture: Size) -> Placement | None:
         width, height = picture
         if min(picture) < SMALLEST_SIDE:
             return None

@@ -6,12 +6,12 @@ put the trigger word, prefix and suffix around what is left.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapter_lab import jsonio
 from adapter_lab.errors import FileFormatError
 from adapter_lab.training.dataset.encodings import decode
 from adapter_lab.training.dataset.randomness import Draws
@@ -22,7 +22,7 @@ NO_CAPTION_IN_JSON = f"no caption in it, which needs one of the fields {', '.joi
 _OPEN, _CLOSE = "\x00", "\x01"  # braces that are letters; captions hold no control characters
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CaptionFile:
     """What a caption file holds: its lines that are not blank, and a remark when it was not plain UTF-8."""
 
@@ -53,7 +53,7 @@ def read_caption(path: Path) -> CaptionFile:
         raise FileFormatError(f"{path} is not a text file; write the caption with a text editor.")
     if path.suffix.lower() == ".json" and text.strip():
         try:
-            stated = caption_in(json.loads(text))
+            stated = caption_in(jsonio.parsed(text))
         except ValueError:
             stated = None
         if stated is None:

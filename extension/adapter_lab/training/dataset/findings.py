@@ -69,7 +69,7 @@ def _stated_findings(listing: Listing) -> list[str]:
         found.append(f"{_count(count, 'caption')}: read from {files}.")
     if unused := list(listing.stated.unused):
         found.append(f"{_files(unused, 'caption')} of a metadata file: no picture of that name.")
-    own = [p.caption for p in listing.pictures if p.caption is not None and p.caption.suffix.lower() == ".json"]
+    own = [p.caption for p in listing.pictures if p.caption_name.lower().endswith(".json") and p.caption]
     if own:
         found.append(f"{_files(own, 'caption')}: read from .json.")
     return found

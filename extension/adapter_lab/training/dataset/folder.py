@@ -54,7 +54,7 @@ class Source:
         return self.setting.rpartition(".")[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FoundPicture:
     """A picture file, the files that belong to it, and what its folder says about it."""
 
@@ -64,10 +64,15 @@ class FoundPicture:
     folder: str
     repeats: int
     class_tokens: str
-    caption: Path | None
+    caption_name: str  # of the file beside it; "": it has none
     mask: Path | None
     # What a file about many pictures states as the caption; None: nothing, or the picture has a file of its own.
     stated: str | None = None
+
+    @property
+    def caption(self) -> Path | None:
+        """The caption's file; made when it is asked for, since paths take the most memory of very many pictures."""
+        return self.path.with_name(self.caption_name) if self.caption_name else None
 
 
 @dataclass
@@ -201,7 +206,8 @@ def _list_folder(
         mask = masks.get(path.stem) if masks_wanted else None
         key = _key(source, path)
         text = listing.stated.by_picture[stated] if stated and caption is None else None
-        found = FoundPicture(path, key, source, name, repeats, class_tokens, caption, mask, text)
+        caption_name = caption.name if caption else ""
+        found = FoundPicture(path, key, source, name, repeats, class_tokens, caption_name, mask, text)
         listing.pictures.append(found)
     listing.shared_captions += [(caption, owners) for caption, owners in owned.items() if len(owners) > 1]
     stems = {path.stem for path in pictures}
@@ -325,7 +331,9 @@ def _walk(root: Path, left_out: set[Path], listing: Listing) -> Iterator[tuple[P
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        found = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        # As paths of one folder compare, which would leave parts of each in memory.
+        return sorted(found, key=lambda path: os.path.normcase(path.name))
     except (NotADirectoryError, FileNotFoundError):
         return []
     except OSError as error:

@@ -62,7 +62,7 @@ class PictureError(FileFormatError):
         self.reason = reason
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PictureInfo:
     """What a picture file holds: its size (after EXIF rotation) and what is worth saying about it."""
 

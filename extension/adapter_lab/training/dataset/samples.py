@@ -9,7 +9,7 @@ from adapter_lab.training.dataset.buckets import Placement, Size
 from adapter_lab.training.dataset.folder import Source
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """A picture of the training folder; sizes are (width, height) in pixels, after EXIF rotation.
 
@@ -25,7 +25,6 @@ class Item:
     placement: Placement
     repeats: int
     caption_lines: tuple[str, ...]
-    caption_path: Path | None
     has_caption: bool
     mask_path: Path | None = None
     mask_digest: str = ""

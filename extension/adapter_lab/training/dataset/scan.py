@@ -138,7 +138,6 @@ def _item(
         placement=placement,
         repeats=found.repeats,
         caption_lines=lines,
-        caption_path=found.caption,
         has_caption=bool(caption.lines),
         mask_path=found.mask,
         mask_digest=mask.digest if mask is not None else "",
@@ -150,21 +149,22 @@ def _caption(found: FoundPicture, remarks: dict[str, list[Path]]) -> CaptionFile
     if found.stated is not None:
         lines = (line.strip() for line in found.stated.splitlines())
         return CaptionFile(tuple(line for line in lines if line))
-    if found.caption is None:
+    path = found.caption
+    if path is None:
         return CaptionFile(())
     try:
-        caption = read_caption(found.caption)
+        caption = read_caption(path)
     except FileFormatError as error:
-        remarks.setdefault(f"no caption ({error})".rstrip("."), []).append(found.caption)
+        remarks.setdefault(f"no caption ({error})".rstrip("."), []).append(path)
         return CaptionFile(())
     if caption.remark == NO_CAPTION_IN_JSON:
-        remarks.setdefault(caption.remark, []).append(found.caption)
+        remarks.setdefault(caption.remark, []).append(path)
     elif caption.remark and not caption.lines:
-        remarks.setdefault(f"{caption.remark}; save as UTF-8", []).append(found.caption)
+        remarks.setdefault(f"{caption.remark}; save as UTF-8", []).append(path)
     elif caption.remark:
-        remarks.setdefault(f"{caption.remark}; save as UTF-8 if letters are wrong", []).append(found.caption)
+        remarks.setdefault(f"{caption.remark}; save as UTF-8 if letters are wrong", []).append(path)
     elif not caption.lines:
-        remarks.setdefault("an empty caption file, taken as no caption", []).append(found.caption)
+        remarks.setdefault("an empty caption file, taken as no caption", []).append(path)
     return caption
 
 

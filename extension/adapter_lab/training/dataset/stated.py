@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from adapter_lab import jsonio
 from adapter_lab.training.dataset.encodings import decode
 
 LARGEST = 256 << 20  # bytes; 100,000 captions take about 20 MB
@@ -87,12 +87,12 @@ class StatedCaptions:
             raise ValueError(f"it has more than {LARGEST >> 20} MB")
         text, _ = decode(path.read_bytes())
         if path.suffix.lower() == ".json":
-            yield from _kohya_entries(folder, json.loads(text))
+            yield from _kohya_entries(folder, jsonio.parsed(text))
             return
         rows: Iterable[Any] = (
             csv.DictReader(io.StringIO(text))
             if path.suffix.lower() == ".csv"
-            else (json.loads(line) for line in text.splitlines() if line.strip())
+            else (jsonio.parsed(line) for line in text.splitlines() if line.strip())
         )
         for row in rows:
             name = row.get("file_name") if isinstance(row, Mapping) else None
