@@ -37,6 +37,9 @@ from adapter_lab.jsonio import LARGEST
 from adapter_lab.prospects import prospects
 from adapter_lab.sample_prompts import prompt_advice
 
+# Bytes of a name; those of files go on with steps and an ending, and file systems take 255.
+LONGEST_NAME = 160
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -188,7 +191,7 @@ def ignored_because(config: TrainConfig, section: str, name: str) -> str | None:
     entry, full = _field(section, name), f"{section}.{name}"
     used = algorithms_in_use(config.network)
     users = entry.metadata["algorithms"]
-    if users is not None and not set(users) & set(used):
+    if users is not None and used and not set(users) & set(used):
         return _misfit(full, users, used, "algo")
     users = entry.metadata["optimizers"]
     if users is not None and config.optimizer.name not in users:
@@ -415,6 +418,8 @@ def _names(config: TrainConfig) -> Iterator[Problem]:
             f'run.name is {shown(name)}, but must be a plain file name, without any of \\ / : * ? " < > | and without '
             "spaces or dots at its ends.",
         )
+    elif len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+        yield Problem("run.name", f"run.name has {len(name)} letters, too many for the names of its files: shorten it.")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.precision.device):
         yield Problem(
             "precision.device",

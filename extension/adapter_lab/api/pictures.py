@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from threading import BoundedSemaphore
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from adapter_lab.api.errors import NotFound, TooLarge
+from adapter_lab.errors import AdapterLabError
 from adapter_lab.picture_size import too_large
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "AVIF", "JXL")
@@ -58,7 +59,9 @@ def thumbnail(path: str | os.PathLike[str], size: int) -> bytes:
                 small = small.convert("RGBA" if "transparency" in small.info or "A" in small.mode else "RGB")
             out = io.BytesIO()
             small.save(out, "WEBP", quality=80, method=2)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except AdapterLabError:
+        raise
+    except Exception as error:  # a decoder raises nearly anything
         raise NotFound(f"{file} cannot be read as a picture ({error}).") from error
     return out.getvalue()
 

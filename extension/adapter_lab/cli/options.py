@@ -10,7 +10,7 @@ from typing import Any, get_args
 from adapter_lab import presets
 from adapter_lab.config import FAMILIES, TrainConfig, default_of, flag_of, number_of, sections, settings, type_of
 from adapter_lab.config_file import from_tables, literal, load, parse_changes, parse_value, read_toml, remark
-from adapter_lab.errors import ConfigError
+from adapter_lab.errors import ConfigError, shown
 
 # Where argparse keeps the value of a setting's flag.
 PREFIX = "setting "
@@ -92,7 +92,7 @@ def flag_values(chosen: argparse.Namespace) -> dict[str, Any]:
         try:
             values[path] = _flag_value(given, kind)
         except ValueError as error:
-            problems.append(f"{flag_of(section, name)} must be {error}, but is {given!r}.")
+            problems.append(f"{flag_of(section, name)} must be {error}, but is {shown(given)}.")
     if problems:
         raise ConfigError("\n".join(problems))
     return values

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from adapter_lab.cli.options import METAVARS, add_settings, chosen_config
 from adapter_lab.config import default_of, type_of
 from adapter_lab.config_file import literal, parse_value, remark
-from adapter_lab.errors import AdapterLabError, ConfigError
+from adapter_lab.errors import AdapterLabError, ConfigError, shown
 
 Command = Callable[[argparse.Namespace], int]
 FLAGS = {("general", "name"): "--study-name", ("race", "enabled"): "--race"}
@@ -166,7 +166,7 @@ def _set_own(study: Any, chosen: argparse.Namespace) -> None:
         try:
             value = parse_value(given, kind) if isinstance(given, str) else given
         except ValueError as error:
-            raise ConfigError(f"{name} must be {error}, but is {given!r}.") from error
+            raise ConfigError(f"{name} must be {error}, but is {shown(given)}.") from error
         setattr(getattr(study, attribute), name, value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections import Counter
 from typing import Any
 
@@ -12,6 +13,9 @@ from adapter_lab.errors import shown
 from adapter_lab.study import race
 from adapter_lab.study.definition import DECIDED, SHARED, Study, Variant
 from adapter_lab.validation import dataclass_problems, problems
+
+LONGEST_VARIANT = 80
+NO_NAME = re.compile(r"^\s*[=+\-@]|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def settings_of(study: Study, variant: Variant) -> TrainConfig:
@@ -55,6 +59,13 @@ def _budget_problems(study: Study) -> list[str]:
 def _name_problems(study: Study) -> list[str]:
     if not study.variants:
         return ["A study needs variants: add [[variants]], each with a name and its settings."]
+    odd = [variant.name for variant in study.variants if NO_NAME.search(variant.name)]
+    long = [variant.name for variant in study.variants if len(variant.name) > LONGEST_VARIANT]
+    if odd or long:
+        return [
+            f"Variant {shown((odd or long)[0])} cannot be called so: take up to {LONGEST_VARIANT} letters, no control "
+            "characters, and begin with none of = + - @, which tables take for a formula."
+        ]
     counts = Counter(variant.slug.lower() for variant in study.variants)
     return [
         f"Variant {variant.name} has the same name as another one, or one that is the same in file names: rename it."

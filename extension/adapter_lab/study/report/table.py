@@ -153,8 +153,15 @@ def as_csv(results: Results, recommendation: Recommendation) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]) if lines else ["variant"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({name: _inert(value) for name, value in line.items()} for line in lines)
     return text.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    """A cell that no table program takes for a formula: a text that begins like one gets an apostrophe before it."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@"):
+        return f"'{value}"
+    return value
 
 
 def _point(point: PointSummary | None, metrics: list[tuple[str, str]]) -> dict[str, Any]:
