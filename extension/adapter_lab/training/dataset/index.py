@@ -50,17 +50,18 @@ def look_at(
     index = _read(index_folder)
     found: dict[Path, Looked] = {}
     fresh: list[Path] = []
+    infos: dict[PictureInfo, PictureInfo] = {}
     for path in paths:
         known = _known(index.get(_name(path, index_folder)), _stamp(path))
         if known is None:
             fresh.append(path)
         else:
-            found[path] = known
+            found[path] = _shared(known, infos)
     remark = ""
     pool = ThreadPoolExecutor(max_workers=max(1, threads))
     try:
         for done, (path, stamp, looked) in enumerate(_looks(pool, fresh), start=1):
-            found[path] = looked
+            found[path] = _shared(looked, infos)
             if index_folder is not None:
                 index[_name(path, index_folder)] = _entry(stamp, looked)
             if progress is not None:
@@ -82,6 +83,13 @@ def _looks(pool: ThreadPoolExecutor, paths: Sequence[Path]) -> Iterator[tuple[Pa
             yield first, *future.result()
     for path, future in waiting:
         yield path, *future.result()
+
+
+def _shared(looked: Looked, infos: dict[PictureInfo, PictureInfo]) -> Looked:
+    """`looked` with one object for all pictures of the same properties, of which there can be very many."""
+    if looked.info is None:
+        return looked
+    return Looked(looked.digest, infos.setdefault(looked.info, looked.info))
 
 
 def _entry(stamp: list[int], looked: Looked) -> str:
