@@ -30,7 +30,7 @@ def test_a_weight_computed_when_it_is_used_is_patched_in_fp32(ui: ForgeUI) -> No
     stored = torch.randn(SHAPE).to(torch.float16)
     model = ui.load({KEY: stored})
     ui.networks.load_networks(["a", "b"], [0.7, 0.4], [0.7, 0.4])
-    model.forge_objects.unet.load(lowvram=True)
+    model.forge_objects.unet.load(lowvram_model_memory=1)
     layer, _ = model.parents()[KEY]
     (function,) = layer.weight_function
     used = function(stored.clone())

@@ -55,12 +55,12 @@ class ModelPatcher:
         merged = ldm_patched.modules.lora.calculate_weight(self.patches[key], work, key)
         setattr(layer, name, nn.Parameter(merged.to(weight.dtype), requires_grad=False))
 
-    def load(self, device_to: Any = None, lowvram: bool = False) -> None:
+    def load(self, device_to: Any = None, lowvram_model_memory: int = 0) -> None:
         """Put the patches on the model, or let its layers compute them."""
         self.unpatch_model()
         for key in self.patches:
             path, name = key.rsplit(".", 1)
-            if lowvram:
+            if lowvram_model_memory:
                 function = LowVramPatch(key, self.patches)
                 setattr(self.model.get_submodule(path), f"{name}_function", [function])
             else:
