@@ -153,7 +153,7 @@ def check_resumed(whole: RunResult, folders: dict[str, Path], moment: str) -> No
 
 @pytest.mark.parametrize("name", [name for name in OWN_OPTIMIZERS if name not in ("prodigy", "adamw8bit")])
 def test_every_optimizer_resumes_exactly(tmp_path, name):
-    changes = {"optimizer__name": name, "optimizer__lr": 0.0 if name.startswith("prodigy") else 1e-3}
+    changes = {"optimizer__name": name, "optimizer__lr": "auto" if name.startswith("prodigy") else 1e-3}
     config = tiny_config(tmp_path, run__steps=5, save__dtype="fp32", **changes)
     whole = train(config)
 
