@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from adapter_lab.environment.status import ROOT, read_status, runtime_python, scripts_folder, site_packages
-from tests.support.wheels import put_into, write_wheel
+from tests.support.wheels import pin, put_into, write_wheel
 
 PYTHON = (sys.version_info[0], sys.version_info[1])
 NEWEST = "runtime-py311.txt" if PYTHON >= (3, 11) else "runtime-py310.txt"
@@ -59,6 +60,9 @@ class Installation:
         done = self.call(str(runtime_python(self.runtime)), "-c", code)
         return done.stdout.strip() if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
+    def wheel(self, name: str) -> Path:
+        return next(self.wheels.glob(f"{name}-*.whl"))
+
     def status(self) -> dict[str, object]:
         values: dict[str, object] = json.loads((self.runtime / "STATUS.json").read_text())
         return values
@@ -69,24 +73,22 @@ def installation(tmp_path: Path) -> Installation:
     folder = tmp_path / "the extension"  # with a space, as people have
     package = folder / "extension" / "adapter_lab"
     shutil.copytree(ROOT / "extension" / "adapter_lab" / "environment", package / "environment")
-    for file in ("__init__.py", "errors.py"):
-        shutil.copyfile(ROOT / "extension" / "adapter_lab" / file, package / file)
+    for module in (ROOT / "extension" / "adapter_lab").glob("*.py"):
+        shutil.copyfile(module, package / module.name)
     (package / "cli.py").write_text("import sys\n\n\ndef main():\n    print('ran', sys.argv[1:])\n    return 7\n")
     (package / "__main__.py").write_text("import sys\nfrom adapter_lab.cli import main\nsys.exit(main())\n")
     shutil.copyfile(ROOT / "install.py", folder / "install.py")
     requirements, wheels = folder / "requirements", tmp_path / "wheels"
     requirements.mkdir()
-    pins = "".join(f"{name}=={version}\n" for name, version in PACKAGES.items())
-    for file, text in {
-        NEWEST: pins,
-        "torch.txt": "torch==2.13.0\nsympy==1.14.0\n",
-        "test.txt": "pytest==9.2.0\n",
-        "ui.txt": "gradio==6.31.0\n",
-    }.items():
-        (requirements / file).write_text(text)
-    for name, version in [*PACKAGES.items(), ("pytest", "9.2.0"), ("gradio", "6.31.0"), ("sympy", "1.14.0")]:
-        write_wheel(wheels, name, version)
-    write_wheel(wheels, "torch", "2.13.0+cpu", ("sympy",))
+    locks = {
+        NEWEST: PACKAGES,
+        "torch-needs.txt": {"sympy": "1.14.0"},
+        "test.txt": {"pytest": "9.2.0"},
+        "ui.txt": {"gradio": "6.31.0"},
+    }
+    for file, versions in locks.items():
+        (requirements / file).write_text("".join(pin(write_wheel(wheels, *package)) for package in versions.items()))
+    (requirements / "torch.txt").write_text(pin(write_wheel(wheels, "torch", "2.13.0+cpu", ("sympy",))))
     return Installation(folder, wheels, bare_python(tmp_path / "python"))
 
 
@@ -109,6 +111,13 @@ def make_host(installation: Installation, torch: str) -> Path:
     put_into(site, "scipy", "1.11.0")
     installation.environment = {"PYTHONPATH": str(host)}
     return site
+
+
+def relock(installation: Installation, before: str, after: str) -> None:
+    """Another pin in the newest lock, as an update of the extension brings."""
+    lock = installation.folder / "requirements" / NEWEST
+    assert before in lock.read_text()
+    lock.write_text(lock.read_text().replace(before, after))
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
@@ -143,9 +152,9 @@ def test_a_second_run_does_nothing_and_an_updated_lock_only_what_changed(install
     again = installation.run()
     assert (again.returncode, again.stdout) == (0, "")
     assert (installation.runtime / "install.log").read_text() == log
-    write_wheel(installation.wheels, "diffusers", "0.43.0")
-    lock = installation.folder / "requirements" / NEWEST
-    lock.write_text(lock.read_text().replace("diffusers==0.42.1", "diffusers==0.43.0"))
+    relock(
+        installation, pin(installation.wheel("diffusers")), pin(write_wheel(installation.wheels, "diffusers", "0.43.0"))
+    )
     created = (installation.runtime / "pyvenv.cfg").stat().st_mtime_ns
     assert installation.run().returncode == 0
     assert installation.inside("import diffusers; print(diffusers.__version__)") == "0.43.0"
@@ -163,9 +172,38 @@ def test_a_host_with_an_old_torch_is_left_alone_and_the_environment_gets_its_own
     assert installation.inside("import torch; print(torch.__version__)") == "2.13.0+cpu"
 
 
+def test_an_environment_without_hashes_in_its_locks_is_brought_up_to_date_in_place(installation: Installation) -> None:
+    """As a release before hashes made it: torch first, and every file of another content."""
+    installation.run()
+    values = installation.status()
+    steps = {name: key[:-16] + "0" * 16 for name, key in dict(values["steps"]).items()}  # type: ignore[call-overload]
+    steps["environment"] = dict(values["steps"])["environment"]  # type: ignore[call-overload]
+    (installation.runtime / "STATUS.json").write_text(json.dumps(values | {"steps": steps}))
+    created = (installation.runtime / "pyvenv.cfg").stat().st_mtime_ns
+    for wheel in installation.wheels.iterdir():
+        if "gradio" not in wheel.name:  # the only one whose folder is made anew
+            wheel.unlink()
+    done = installation.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (installation.runtime / "pyvenv.cfg").stat().st_mtime_ns == created
+
+
+def test_a_file_whose_hash_is_not_in_the_lock_is_not_installed(installation: Installation) -> None:
+    with open(installation.wheel("accelerate"), "ab") as wheel:
+        wheel.write(b"changed on its way")
+    done = installation.run()
+    assert done.returncode == 1
+    message = read_status(installation.runtime).message
+    assert message in done.stdout and "Traceback" not in done.stdout + done.stderr
+    assert re.match(
+        r"accelerate==1\.15\.0 from file:\S+\.whl was not installed: it is none of the files whose", message
+    )
+    assert not list(site_packages(installation.runtime, PYTHON).glob("accelerate*"))
+
+
 def test_a_failed_download_lets_the_host_start_says_what_to_run_and_is_resumed(installation: Installation) -> None:
     make_host(installation, "2.6.0+cu124")
-    wheel = next(installation.wheels.glob("accelerate-*.whl"))
+    wheel = installation.wheel("accelerate")
     hidden = wheel.rename(wheel.with_suffix(".hidden"))
     failed = installation.run()
     assert failed.returncode == 0
@@ -196,7 +234,8 @@ def test_an_installation_that_was_killed_is_repaired(installation: Installation)
 
 
 def test_packages_that_cannot_be_imported_are_reported(installation: Installation) -> None:
-    write_wheel(installation.wheels, "lycoris", "4.1.3", module="other")
+    before = pin(installation.wheel("lycoris"))
+    relock(installation, before, pin(write_wheel(installation.wheels, "lycoris", "4.1.3", module="other")))
     done = installation.run()
     assert done.returncode == 1
     assert "No module named 'lycoris'" in done.stdout
@@ -209,6 +248,10 @@ def test_demo_and_test_set_everything_up_and_pass_options_and_exit_status_on(
     tests = installation.run("test", "-k", "a name")
     assert tests.returncode == 0, tests.stdout + tests.stderr
     assert tests.stdout.splitlines()[-1] == f"pytest {installation.folder} ['-k', 'a name']"
+    log = (installation.runtime / "install.log").read_text()
+    calls = [line for line in log.splitlines() if line.startswith("$") and " pip install " in line]
+    without = [line.split()[-1] for line in calls if "--require-hashes" not in line]
+    assert len(calls) >= 4 and without in ([], ["torch==2.13.0+cpu"])  # with a GPU torch comes by its hashes too
     demo = installation.run("demo", "--steps", "5", folder=tmp_path)
     assert demo.returncode == 7
     assert demo.stdout.splitlines() == ["ran ['demo', '--steps', '5']"]

@@ -4,12 +4,14 @@ import re
 
 import pytest
 
-from adapter_lab.environment.locks import LOCKS, choose, content_key, major_minor, pinned
+from adapter_lab.environment.locks import LOCKS, choose, content_key, major_minor, pinned, pins
 from adapter_lab.environment.status import ROOT
 from adapter_lab.errors import AdapterLabError
 
 REQUIREMENTS = ROOT / "requirements"
-OTHERS = ("ui.txt", "gradio-3.41.2.txt", "gradio-4.40.0.txt")
+FILES = sorted(path.name for path in REQUIREMENTS.glob("*.txt"))
+PIN = r'[a-z0-9-]+==[0-9][0-9a-z.]*(?:; (?:python_version|sys_platform) [<>=]+ "[0-9a-z.]+")?'
+HASH = r" \\\n    --hash=sha256:[0-9a-f]{64}"
 NEWEST, OLDEST = "runtime-py311.txt", "runtime-py310.txt"
 
 
@@ -55,27 +57,32 @@ def test_major_minor_reads_local_and_development_versions() -> None:
     assert [major_minor(text) for text in ("2.6.0+cu124", "2.10.0a0+git1", "nightly")] == [(2, 6), (2, 10), (0, 0)]
 
 
-def requirement_lines(file: str) -> list[str]:
-    lines = (REQUIREMENTS / file).read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+@pytest.mark.parametrize("file", FILES)
+def test_lock_files_pin_everything_exactly_with_hashes_and_name_no_index(file: str) -> None:
+    text = (REQUIREMENTS / file).read_text(encoding="utf-8")
+    assert re.fullmatch(rf"(?:#[^\n]*\n)+(?:{PIN}(?:{HASH})+\n)+", text)
+    found = pins(REQUIREMENTS / file)
+    assert found == re.findall(rf"^{PIN}", text, re.MULTILINE) and len(set(found)) == len(found)
 
 
-@pytest.mark.parametrize("file", [*(lock.file for lock in LOCKS), "torch.txt", "test.txt", *OTHERS])
-def test_lock_files_pin_every_line_exactly_and_name_no_index(file: str) -> None:
-    lines = requirement_lines(file)
-    assert lines
-    for line in lines:
-        assert re.fullmatch(r'[a-z0-9-]+==[0-9][0-9a-z.]*(; (python_version|sys_platform) [<>=]+ "[0-9a-z.]+")?', line)
+def test_a_version_has_the_same_hashes_in_every_lock() -> None:
+    """So a pin that was copied or changed by hand, without its hashes, is seen."""
+    seen: dict[str, str] = {}
+    for file in FILES:
+        text = (REQUIREMENTS / file).read_text(encoding="utf-8")
+        for version, hashes in re.findall(rf"^([a-z0-9-]+==[0-9a-z.]+)[^\n\\]*?((?:{HASH})+)", text, re.MULTILINE):
+            assert seen.setdefault(version, hashes) == hashes, f"{file}: {version}"
+    assert len(seen) > 100
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.file)
 def test_test_tools_never_change_a_version_of_a_lock(lock: object) -> None:
-    pins = dict(line.split("==", 1) for line in requirement_lines(lock.file))  # type: ignore[attr-defined]
+    locked = dict(line.split("==", 1) for line in pins(REQUIREMENTS / lock.file))  # type: ignore[attr-defined]
     # Of two lines for a package, the one for Python 3.11 and newer, as that lock is.
-    lines = [line.partition(";") for line in requirement_lines("test.txt")]
+    lines = [line.partition(";") for line in pins(REQUIREMENTS / "test.txt")]
     tools = dict(pin.strip().split("==", 1) for pin, _, marker in lines if "<" not in marker)
-    assert {name: tools[name] for name in tools.keys() & pins.keys()} == {
-        name: pins[name] for name in tools.keys() & pins.keys()
+    assert {name: tools[name] for name in tools.keys() & locked.keys()} == {
+        name: locked[name] for name in tools.keys() & locked.keys()
     }
 
 
@@ -85,8 +92,9 @@ def test_every_declared_dependency_is_pinned_in_every_lock() -> None:
     names = set(re.findall(r'"([a-z0-9-]+)[>=<]', block))
     assert "diffusers" in names
     for lock in LOCKS:
-        pins = {line.partition("==")[0] for line in requirement_lines(lock.file) + requirement_lines("torch.txt")}
-        missing = names - pins - ({"tomli"} if lock.python >= (3, 11) else set())
+        files = (lock.file, "torch.txt", "torch-needs.txt")
+        locked = {pin.partition("==")[0] for file in files for pin in pins(REQUIREMENTS / file)}
+        missing = names - locked - ({"tomli"} if lock.python >= (3, 11) else set())
         assert not missing, f"{lock.file}: {missing}"
 
 

@@ -23,6 +23,11 @@ from tests.support.wheels import put_into
         ("urllib3.exceptions.ProtocolError: ('Connection broken: IncompleteRead(12 bytes read)')", "network broke"),
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk .* is full"),
         ("ERROR: No matching distribution found for torch==2.13.0+cpu", "No matching distribution found for torch"),
+        (
+            "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you have ...\n"
+            "torch==2.13.0 from file:///wheels/torch-2.13.0.whl (from -r torch.txt (line 3)):\nExpected sha256 00",
+            r"^torch==2\.13\.0 from file:///wheels/torch-2\.13\.0\.whl was not installed.*ADAPTER_LAB_TORCH_INDEX",
+        ),
         ("something odd", "something odd"),
     ],
 )
@@ -83,6 +88,12 @@ class Recorder:
             raise AdapterLabError(f"pip could not: No matching distribution found for {arguments[-1]}")
 
 
+def lock_of_torch(folder: Path) -> Path:
+    lock = folder / "torch.txt"
+    lock.write_text("# The usual build\ntorch==2.13.0 \\\n    --hash=sha256:0\n")
+    return lock
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS has one build of torch only")
 @pytest.mark.parametrize(
     ("gpu", "offered", "asked"),
@@ -100,10 +111,38 @@ def test_torch_is_a_cpu_build_only_without_a_gpu(
     monkeypatch.setattr(pip, "install", recorder.install)
     monkeypatch.setattr(pip, "need_space", lambda folder, gigabytes: None)
     monkeypatch.setenv("ADAPTER_LAB_TORCH_INDEX", "file:///builds")
-    pip.install_torch(tmp_path, "2.13.0", [tmp_path / "torch.txt"], gpu, recorder.said.append)
+    pip.install_torch(tmp_path, lock_of_torch(tmp_path), [], gpu, recorder.said.append)
     assert [arguments[-1] for arguments in recorder.asked] == asked
     assert all("file:///builds" in arguments for arguments in recorder.asked)
     assert "to download" in recorder.said[0]  # the size is said before anything is fetched
+
+
+@pytest.mark.parametrize("gpu", ["", "nvidia"])
+def test_the_usual_build_of_torch_is_taken_by_its_hashes(
+    gpu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = lock_of_torch(tmp_path)
+    recorder = Recorder(str(usual))
+    monkeypatch.setattr(pip, "install", recorder.install)
+    monkeypatch.setattr(pip, "need_space", lambda folder, gigabytes: None)
+    for name in ("ADAPTER_LAB_TORCH_INDEX", "TORCH_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    pip.install_torch(tmp_path, usual, [], gpu, recorder.said.append)
+    assert recorder.asked[-1] == ["--no-deps", "--require-hashes", "--requirement", str(usual)]
+
+
+def test_another_build_of_torch_may_not_change_what_the_locks_pin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, needs = lock_of_torch(tmp_path), tmp_path / "torch-needs.txt"
+    needs.write_text('sympy==1.14.0; python_version >= "3.10" \\\n    --hash=sha256:0\n')
+    recorder = Recorder("torch==2.13.0")
+    monkeypatch.setattr(pip, "install", recorder.install)
+    monkeypatch.setattr(pip, "need_space", lambda folder, gigabytes: None)
+    monkeypatch.setenv("ADAPTER_LAB_TORCH_INDEX", "file:///builds")
+    pip.install_torch(tmp_path, usual, [needs], "nvidia", recorder.said.append)
+    constraints = Path(recorder.asked[0][recorder.asked[0].index("--constraint") + 1])
+    assert constraints.read_text() == 'sympy==1.14.0; python_version >= "3.10"\n'
 
 
 def test_a_broken_network_is_not_taken_for_a_missing_cpu_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +156,7 @@ def test_a_broken_network_is_not_taken_for_a_missing_cpu_build(tmp_path: Path, m
     monkeypatch.setattr(pip, "need_space", lambda folder, gigabytes: None)
     monkeypatch.setattr(sys, "platform", "linux")
     with pytest.raises(AdapterLabError, match="network broke"):
-        pip.install_torch(tmp_path, "2.13.0", [], "", lambda text: None)
+        pip.install_torch(tmp_path, lock_of_torch(tmp_path), [], "", lambda text: None)
     assert asked == ["torch==2.13.0+cpu"]
 
 

@@ -50,6 +50,16 @@ def write_wheel(folder: Path, name: str, version: str, requires: tuple[str, ...]
     return path
 
 
+def pin(wheel: Path) -> str:
+    """The lines of a lock for this wheel alone."""
+    name, version = wheel.name.split("-")[:2]
+    # As the index has it: a pin leaves the local part of a version open.
+    version = version.partition("+")[0]
+    return (
+        f"{name.replace('_', '-')}=={version} \\\n    --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
+    )
+
+
 def put_into(site: Path, name: str, version: str, requires: tuple[str, ...] = (), module: str = "") -> None:
     """The package as if installed in the site-packages folder `site`."""
     for member, text in package_files(name, version, requires, module).items():

@@ -30,6 +30,7 @@ from adapter_lab.environment.status import (
 from adapter_lab.errors import AdapterLabError
 
 REQUIREMENTS = ROOT / "requirements"
+TORCH, TORCH_NEEDS = REQUIREMENTS / "torch.txt", REQUIREMENTS / "torch-needs.txt"
 MODULES = ("torch", "diffusers", "transformers", "accelerate", "lycoris", "prodigyopt", "safetensors", "tensorboard")
 PYTHON = (sys.version_info[0], sys.version_info[1])
 POSIX_COMMAND = """#!/bin/sh
@@ -87,13 +88,11 @@ class Build:
         """Every step in order, with the key of its inputs."""
         shared = self.choice.share_torch and self.host is not None
         python = f"{PYTHON[0]}.{PYTHON[1]} {getattr(sys, '_base_executable', sys.executable)} {self.folder}"
-        torch = (
-            json.dumps([*vars(self.host).values()]) if shared and self.host else content_key(REQUIREMENTS / "torch.txt")
-        )
+        torch = json.dumps([*vars(self.host).values()]) if shared and self.host else content_key(TORCH, TORCH_NEEDS)
         keys = {
             "environment": f"{python} {'host' if shared else 'own'} torch",
-            "torch": torch,
             "packages": f"{self.lock.name} {content_key(self.lock)}",
+            "torch": torch,  # after the packages, of which a torch of our own needs some
             "link": content_key(Path(host_packages.__file__), Path(__file__)),
         }
         if "ui" in self.status.steps or lacks_gradio():
@@ -108,8 +107,8 @@ class Build:
         wanted = self.steps()
         make = {
             "environment": self.make_environment,
-            "torch": self.make_torch,
             "packages": self.make_packages,
+            "torch": self.make_torch,
             "link": self.make_link,
             "ui": self.make_ui,
             "test": self.make_test,
@@ -207,7 +206,8 @@ class Build:
         if self.host is not None:
             oldest = ".".join(map(str, self.choice.lock.torch))
             say(f"this Python's torch {self.host.version} is older than {oldest}: the private environment gets its own")
-        pip.install_torch(self.folder, own_torch(), [REQUIREMENTS / "torch.txt", self.lock], gpu(), say)
+        pip.install(self.folder, pip.locked(TORCH_NEEDS), say)
+        pip.install_torch(self.folder, TORCH, [TORCH_NEEDS, self.lock], gpu(), say)
 
     def make_packages(self) -> None:
         self.install(self.lock, f"installing the packages of {self.lock.name} (about {self.choice.lock.megabytes} MB)")
@@ -226,7 +226,7 @@ class Build:
     def install(self, requirements: Path, announcement: str, *options: str) -> None:
         say(announcement)
         start = time.monotonic()
-        pip.install(self.folder, ["--no-deps", *options, "--requirement", str(requirements)], say)
+        pip.install(self.folder, pip.locked(requirements, *options), say)
         say(f"done in {time.monotonic() - start:.0f} s")
 
     def make_link(self) -> None:
@@ -259,7 +259,7 @@ class Build:
 
 
 def own_torch() -> str:
-    return pinned(REQUIREMENTS / "torch.txt", "torch")
+    return pinned(TORCH, "torch")
 
 
 def ensure(with_tests: bool = False) -> Status:

@@ -66,11 +66,17 @@ def choose(python: Version, host_torch: str | None) -> Choice:
     return Choice(fitting[0], share_torch=False)
 
 
+def pins(path: Path) -> list[str]:
+    """Every requirement of the lock at `path` as `name==version; marker`, without the hashes on the lines below it."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.removesuffix("\\").strip() for line in lines if line[:1].isalnum()]
+
+
 def pinned(path: Path, name: str) -> str:
-    """The version that the requirements file at `path` pins `name` to."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        package, _, version = line.partition("==")
-        if package.strip() == name:
+    """The version that the lock at `path` pins `name` to."""
+    for pin in pins(path):
+        package, _, version = pin.partition("==")
+        if package == name:
             return version.partition(";")[0].strip()
     raise AdapterLabError(f"{path} does not pin {name}; the extension's files are damaged, install it again.")
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from adapter_lab.environment.locks import pinned, pins
 from adapter_lab.environment.status import runtime_folder, runtime_python
 from adapter_lab.errors import AdapterLabError
 
@@ -18,6 +19,8 @@ LOG = "install.log"
 # These would send packages elsewhere, or let the host's modules into the private Python.
 MISLEADING = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_ROOT")
 CUDA_GIGABYTES, CPU_GIGABYTES = 8, 2
+# pip names the package and where its file came from on the line below this.
+WRONG_HASH = re.compile(r"DO NOT MATCH THE HASHES.*\n(\S+) from (\S+)")
 
 
 def clean_environment() -> dict[str, str]:
@@ -65,6 +68,13 @@ def explain(lines: list[str], log: Path) -> str:
     text = "\n".join(lines)
     if "No space left on device" in text or "not enough space" in text.lower():
         return f"The disk that holds {log.parent} is full; free some space and run install.py again."
+    if wrong := WRONG_HASH.search(text):
+        named = " (builds of torch of one's choice: ADAPTER_LAB_TORCH_INDEX)" if wrong[1].startswith("torch==") else ""
+        return (
+            f"{wrong[1]} from {wrong[2]} was not installed: it is none of the files whose hashes the lock lists, so it "
+            f"is another build or was changed on its way. Look at the indexes and folders in pip's settings{named}, "
+            f"then run install.py again (details: {log})."
+        )
     broken = (
         "NewConnectionError",
         "ConnectionError",
@@ -89,27 +99,35 @@ def install(folder: Path, arguments: list[str], say: Callable[[str], None]) -> N
     run(command, folder, say)
 
 
-def install_torch(folder: Path, version: str, pins: list[Path], gpu: str, say: Callable[[str], None]) -> None:
+def locked(lock: Path, *options: str) -> list[str]:
+    """pip's arguments for exactly the files whose hashes `lock` lists."""
+    return ["--no-deps", "--require-hashes", *options, "--requirement", str(lock)]
+
+
+def install_torch(folder: Path, usual: Path, needs: list[Path], gpu: str, say: Callable[[str], None]) -> None:
     """torch of its own: a CPU build where there is no GPU and an index offers one, else the index's usual build.
 
     ADAPTER_LAB_TORCH_INDEX (or TORCH_INDEX_URL, which web UIs use) names a further index for builds of one's choice.
+    `usual` locks the usual build. Of the other builds no hashes can be known here: they are taken as the index that was
+    named gives them, with what they need beyond the locks `needs`, which are installed and which they may not change.
     """
+    version = pinned(usual, "torch")
     index = os.environ.get("ADAPTER_LAB_TORCH_INDEX") or os.environ.get("TORCH_INDEX_URL") or ""
-    common = [
-        *(option for path in pins for option in ("--constraint", str(path))),
-        *(["--extra-index-url", index] if index else []),
-    ]
+    # A copy without hashes: pip would ask for those of torch too.
+    constraints = folder / "torch-constraints.txt"
+    constraints.write_text("\n".join(pin for lock in needs for pin in pins(lock)) + "\n", encoding="utf-8")
+    other_build = ["--constraint", str(constraints), *(["--extra-index-url", index] if index else [])]
     if not gpu and sys.platform != "darwin":
         need_space(folder, CPU_GIGABYTES)
         say(f"no GPU found: looking for the CPU build of torch {version} (about 200 MB to download, 1 GB on disk)")
         try:
-            return install(folder, [*common, f"torch=={version}+cpu"], say)
+            return install(folder, [*other_build, f"torch=={version}+cpu"], say)
         except AdapterLabError as error:
             if "No matching distribution found for torch" not in str(error):
                 raise
     announce_usual_build(version, gpu, bool(index), say)
     need_space(folder, CUDA_GIGABYTES if sys.platform == "linux" else CPU_GIGABYTES)
-    install(folder, [*common, f"torch=={version}"], say)
+    install(folder, [*other_build, f"torch=={version}"] if index else locked(usual), say)
 
 
 def announce_usual_build(version: str, gpu: str, chosen: bool, say: Callable[[str], None]) -> None:
