@@ -64,6 +64,8 @@ def test_a_picture_above_the_limit_is_refused_before_it_is_read(
         ("a.txt", b"secret"),
         ("a.png", b"secret"),
         ("a.png", b""),
+        ("a.avif", b"\0\0\0\x20ftypavif" + b"secret" * 20),
+        ("a.webp", b"RIFF\x20\0\0\0WEBPVP8 secret"),
         ("a.svg", b"<svg/>"),
         ("a.eps", b"%!PS"),
         ("gone.png", None),

@@ -37,6 +37,24 @@ def test_strengths_are_read() -> None:
         strength_values(["nan-ish"])
 
 
+DIGITS = ("9" * 310, "9" * 5000)  # beyond what a float holds, and what Python makes a whole number of
+
+
+@pytest.mark.parametrize("digits", DIGITS, ids=["310", "5000"])
+@pytest.mark.parametrize("pattern", ["{}", "{}%", "0-{} [3]", "0-1 [{}]", "0-{} (+1)", "0-1 (+{})", "0-{}", "0.{}-1"])
+def test_a_number_of_hundreds_of_digits_is_refused_in_a_sentence(pattern: str, digits: str) -> None:
+    for read in (lambda text: step_values([text], []), lambda text: strength_values([text])):
+        with pytest.raises(AdapterLabError, match=r" is no (step|strength); write ") as caught:
+            read(pattern.format(digits))
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("written", ["nan", "inf", "-inf", "1e999"])
+def test_a_strength_is_finite(written: str) -> None:
+    with pytest.raises(AdapterLabError, match=f"'{written}' is no strength"):
+        strength_values([written])
+
+
 def test_tags_keep_what_belongs_to_them() -> None:
     prompt = "a <lora:one:0.5:0.7> b <LYCO:two:te=0.3:unet=1:dyn=8>"
     assert tags(prompt) == [Tag("one", ("0.5", "0.7")), Tag("two", ("te=0.3", "unet=1", "dyn=8"), "LYCO")]

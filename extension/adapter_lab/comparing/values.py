@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from adapter_lab.adapters.library import Run
-from adapter_lab.errors import AdapterLabError
+from adapter_lab.errors import AdapterLabError, shown
 
 NONE, LAST, BEST, ALL = "none", "last", "best", "all"
-NUMBER = r"(\d+(?:\.\d+)?)"
-COUNTED = re.compile(rf"{NUMBER}\s*-\s*{NUMBER}\s*\[\s*(\d+)\s*\]")  # 0-8000 [9]: so many, evenly spread
+NUMBER = r"(\d{1,12}(?:\.\d{1,12})?)"
+COUNTED = re.compile(rf"{NUMBER}\s*-\s*{NUMBER}\s*\[\s*(\d{{1,12}})\s*\]")  # 0-8000 [9]: so many, evenly spread
 STEPPED = re.compile(rf"{NUMBER}\s*-\s*{NUMBER}\s*\(\s*\+?\s*{NUMBER}\s*\)")  # 0-8000 (+1000)
 BETWEEN = re.compile(rf"{NUMBER}\s*-\s*{NUMBER}")
 MOST = 1000  # values of one axis
@@ -43,8 +44,8 @@ def _step_values(text: str, runs: Sequence[Run]) -> list[str]:
         low, high = sorted(float(number) for number in between.groups())
         return [str(position) for position in saved_positions(runs) if low <= position <= high]
     raise AdapterLabError(
-        f"{text!r} is no step; write numbers (4000), shares (50%), ranges (0-8000 [9], 0-8000 (+1000), 2000-6000), "
-        "last, best, all or none."
+        f"{shown(text)} is no step; write numbers (4000), shares (50%), ranges (0-8000 [9], 0-8000 (+1000), "
+        "2000-6000), last, best, all or none."
     )
 
 
@@ -54,9 +55,12 @@ def strength_values(written: Iterable[str]) -> list[float]:
     for text in (value.strip() for value in written):
         spread = _spread(text) if text else []
         try:
-            found += [float(text)] if spread is None else spread
+            values = [float(text)] if spread is None else spread
         except ValueError:
-            raise AdapterLabError(f"{text!r} is no strength; write numbers (0.8) or ranges (0-1 [5]).") from None
+            values = [math.nan]
+        if not all(map(math.isfinite, values)):
+            raise AdapterLabError(f"{shown(text)} is no strength; write numbers (0.8) or ranges (0-1 [5]).")
+        found += values
     return _checked([round(value, 6) for value in found], "strength")
 
 
@@ -75,7 +79,7 @@ def _spread(text: str) -> list[float] | None:
     if stepped:
         low, high, step = (float(number) for number in stepped.groups())
         if step <= 0:
-            raise AdapterLabError(f"{text!r} would never end: its step must be more than 0.")
+            raise AdapterLabError(f"{shown(text)} would never end: its step must be more than 0.")
         _check_count(int((high - low) / step) + 1, text)
         return [low + step * i for i in range(int((high - low) / step + 1e-9) + 1)]
     return None
@@ -83,7 +87,7 @@ def _spread(text: str) -> list[float] | None:
 
 def _check_count(count: int, text: str) -> None:
     if not 1 <= count <= MOST:
-        raise AdapterLabError(f"{text!r} stands for {count} values; an axis takes 1 to {MOST}.")
+        raise AdapterLabError(f"{shown(text)} stands for {count} values; an axis takes 1 to {MOST}.")
 
 
 def _checked(found: list[Value], what: str) -> list[Value]:

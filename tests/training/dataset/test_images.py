@@ -37,6 +37,18 @@ def test_every_format_is_read(tmp_path: Path, suffix: str) -> None:
     assert close(corners(picture), [RED, GREEN, BLUE, GREY], 20)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".avif", ".tiff"])
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_a_cut_picture_is_named(tmp_path: Path, suffix: str, share: float) -> None:
+    if not images.supported(suffix):
+        pytest.skip(f"this Pillow cannot write {suffix}")
+    path = write(tmp_path, f"a{suffix}", quarters(640, 480))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: max(16, int(len(whole) * share))])
+    with pytest.raises(PictureError, match=f"a{suffix}"):
+        inspect_picture(path)
+
+
 def test_a_format_this_pillow_cannot_read_is_named_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from adapter_lab.adapters.layouts import UNET, Shapes, text_encoder_parameters, unet_module_paths
+from adapter_lab.errors import FileFormatError
 from adapter_lab.training.bases.families import FAMILIES, block_types
 from adapter_lab.training.bases.names import VAE, vae_module_paths
 
@@ -40,6 +43,18 @@ STATED = frozenset(
     }
 )
 HEAD_WIDTH = 64  # channels per attention head of CLIP, OpenCLIP, SD2 and SDXL
+CALLED = {"unet": "UNet", "vae": "VAE", "te1": "text encoder", "te2": "second text encoder"}
+
+
+@contextmanager
+def complete(path: Path, part: str) -> Iterator[None]:
+    """Raise FileFormatError where a configuration derived inside needs a tensor that the part does not have."""
+    try:
+        yield
+    except (KeyError, IndexError) as error:
+        raise FileFormatError(
+            f"{path} has an incomplete or altered {CALLED[part]} ({error}); use a complete checkpoint."
+        ) from error
 
 
 def unet_config(shapes: Shapes, family: str) -> dict[str, Any]:

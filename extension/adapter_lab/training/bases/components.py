@@ -62,6 +62,10 @@ class Component:
         """
         module = without_weights(build)
         needed = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+        missing = [name for name in needed if self._source(name) is None]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise FileFormatError(self._lacking(f"{missing[0]}{more}"))
         shapes = self.weights.shapes
         for name, shape in needed.items():
             self._fitting(name, shape, shapes)
@@ -72,12 +76,18 @@ class Component:
                 f"such as {self.sources[extra[0]].key}; choose another checkpoint."
             )
 
+    def _source(self, parameter: str) -> Source | None:
+        # transformers 5 leaves `text_model.` out inside CLIPTextModel; the table always has it.
+        return self.sources.get(parameter) or self.sources.get(f"text_model.{parameter}")
+
+    def _lacking(self, what: str) -> str:
+        return f"{self.weights.path} lacks the weights of {what}; use a complete checkpoint."
+
     def _fitting(self, parameter: str, shape: tuple[int, ...], shapes: Shapes) -> Source:
         """Where a parameter of this shape lies; raises FileFormatError where it is missing or of another shape."""
-        # transformers 5 leaves `text_model.` out inside CLIPTextModel; the table always has it.
-        source = self.sources.get(parameter) or self.sources.get(f"text_model.{parameter}")
+        source = self._source(parameter)
         if source is None:
-            raise FileFormatError(f"{self.weights.path} lacks the weights of {parameter}; use a complete checkpoint.")
+            raise FileFormatError(self._lacking(parameter))
         found = tuple(shapes[source.key])
         if source.rows:
             found = (source.rows[1] - source.rows[0], *found[1:])

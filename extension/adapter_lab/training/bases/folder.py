@@ -13,6 +13,7 @@ from adapter_lab.adapters.layouts import Source
 from adapter_lab.errors import FileFormatError
 from adapter_lab.training.bases.architecture import (
     TEXT_SECTIONS,
+    complete,
     overridden,
     text_config,
     unet_config,
@@ -27,6 +28,7 @@ from adapter_lab.training.bases.single_file import (
     architecture_metadata,
     identify,
     open_single_file,
+    parameter_shapes,
     vae_component,
 )
 from adapter_lab.training.bases.sources import ShardedWeights, Weights, open_weights
@@ -53,10 +55,11 @@ def open_folder(path: Path) -> Opened:
     sources = {part: _sources(part, weights[part]) for part in weights}
     shapes = _ldm_shapes(path, family, weights, sources)
     identify(shapes, path)
-    components = {
-        part: Component(overridden(_derived(part, shapes, family, sources, weights), configs[part]), weights[part], s)
-        for part, s in sources.items()
-    }
+    components = {}
+    for part, places in sources.items():
+        with complete(weights[part].path, part):
+            config = _derived(part, shapes, family, places, weights[part])
+        components[part] = Component(overridden(config, configs[part]), weights[part], places)
     scheduler = _json(path / "scheduler" / "scheduler_config.json") or None
     return Opened(path, family, shapes, components, {}, scheduler)
 
@@ -137,15 +140,14 @@ def _derived(
     part: str,
     shapes: dict[str, tuple[int, ...]],
     family: str,
-    sources: Mapping[str, Mapping[str, Source]],
-    weights: Mapping[str, Weights],
+    places: Mapping[str, Source],
+    weights: Weights,
 ) -> dict[str, Any]:
     if part == "unet":
         return unet_config(shapes, family)
     if part == "vae":
         return vae_config(shapes, family)
-    own = weights[part].shapes
-    config = text_config({name: own[place.key] for name, place in sources[part].items()}, family, part)
+    config = text_config(parameter_shapes(places, weights.shapes), family, part)
     if family == "sd2":
         config["num_hidden_layers"] += 1  # a folder's encoder has no unused last layer to leave out
     return config

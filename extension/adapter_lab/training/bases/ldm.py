@@ -54,7 +54,7 @@ def _renamed(state: Mapping[str, Tensor], prefix: str, paths: Mapping[str, str])
 def _open_clip(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, parameters in open_clip_names(state).items():
-        parts = [state[parameter] for parameter in parameters]
+        parts = [state[parameter] for parameter in parameters if parameter]  # what a file lacks, its check names
         tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
         tensors[name] = tensor.T if name == "model.text_projection" else tensor
     some = next(iter(tensors.values()))

@@ -12,6 +12,7 @@ from adapter_lab.adapters.layouts import UNET, Shapes, Source, family_of, text_e
 from adapter_lab.errors import FileFormatError
 from adapter_lab.training.bases.architecture import (
     TEXT_SECTIONS,
+    complete,
     overridden,
     text_config,
     unet_config,
@@ -67,7 +68,8 @@ def open_single_file(path: Path) -> Opened:
     if any(key.startswith(VAE) for key in shapes):
         components["vae"] = vae_component(weights, shapes, family, overrides.get("vae", {}))
     for part, sources in text_encoder_parameters(shapes).items():
-        config = text_config(parameter_shapes(sources, shapes), family, part)
+        with complete(path, part):
+            config = text_config(parameter_shapes(sources, shapes), family, part)
         config = overridden(config, overrides.get(TEXT_SECTIONS[part], {}))
         components[part] = Component(config, weights, sources)
     missing = [part for part in FAMILIES[family].text_encoders if part not in components]
@@ -140,12 +142,8 @@ def _unet(weights: Weights, shapes: Shapes, family: str, overrides: Mapping[str,
         for kind in ("weight", "bias"):
             if f"{UNET}{ldm}.{kind}" in shapes:
                 sources[f"{diffusers}.{kind}"] = Source(f"{UNET}{ldm}.{kind}")
-    try:
+    with complete(weights.path, "unet"):
         config = unet_config(shapes, family)
-    except (KeyError, IndexError) as error:
-        raise FileFormatError(
-            f"{weights.path} has an incomplete or altered UNet ({error}); use a complete checkpoint."
-        ) from error
     return Component(overridden(config, overrides), weights, sources)
 
 
@@ -159,8 +157,6 @@ def vae_component(
         for kind in ("weight", "bias"):
             if f"{prefix}{ldm}.{kind}" in shapes:
                 sources[f"{diffusers}.{kind}"] = Source(f"{prefix}{ldm}.{kind}")
-    try:
+    with complete(weights.path, "vae"):
         config = vae_config({VAE + key[len(prefix) :]: shapes[key] for key in shapes if key.startswith(prefix)}, family)
-    except (KeyError, IndexError) as error:
-        raise FileFormatError(f"{weights.path} has an incomplete VAE ({error}); use a complete file.") from error
     return Component(overridden(config, overrides), weights, sources)
