@@ -46,6 +46,7 @@ class Target:
     transposed: bool
     shape: tuple[int, ...]  # as the adapter sees it: (out, in), (out, in, kh, kw) or (n,)
     module: str  # diffusers or transformers module path inside its part
+    kohya: str  # the name that sd-scripts gives it: diffusers' module for SD1.5 and SD2, LDM's for SDXL
 
 
 class TargetTable(dict[str, Target]):
@@ -70,7 +71,9 @@ def targets(shapes: Shapes, family: str | None = None) -> TargetTable:
         if weight in shapes:
             source = Source(weight), Source(bias) if bias in shapes else None
             name = "lora_unet_" + ldm.replace(".", "_")
-            table[name] = _target(name, "unet", module, _unet_role(ldm), *source, shapes)
+            # docs/names.md: what most programs read.
+            kohya = name if family == "sdxl" else "lora_unet_" + module.replace(".", "_")
+            table[name] = _target(name, "unet", module, _unet_role(ldm), *source, shapes, kohya)
     for part, parameters in text_encoder_parameters(shapes).items():
         prefix = f"lora_{part}_" if family == "sdxl" else "lora_te_"
         unused = _last_layer(parameters) if family == "sd2" else None
@@ -91,7 +94,14 @@ def _last_layer(parameters: Mapping[str, Source]) -> str:
 
 
 def _target(
-    name: str, part: str, module: str, role: str, weight: Source, bias: Source | None, shapes: Shapes
+    name: str,
+    part: str,
+    module: str,
+    role: str,
+    weight: Source,
+    bias: Source | None,
+    shapes: Shapes,
+    kohya: str | None = None,
 ) -> Target:
     shape = tuple(shapes[weight.key])
     if weight.rows:
@@ -110,6 +120,7 @@ def _target(
         transposed=weight.transposed,
         shape=shape,
         module=module,
+        kohya=kohya or name,
     )
 
 

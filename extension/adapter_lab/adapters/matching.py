@@ -88,6 +88,7 @@ def plain_targets(
             transposed=False,
             shape=(rows[1] - rows[0], *shape[1:]) if rows else shape,
             module=key.removesuffix(".weight"),
+            kohya=name,
         )
     return table
 

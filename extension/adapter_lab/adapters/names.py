@@ -20,13 +20,6 @@ COMFY_ENCODERS = {"sd15": {"te1": "clip_l"}, "sd2": {"te1": "clip_h"}, "sdxl": {
 PEFT_MODEL = "base_model.model."
 
 
-def _kohya(target: Target, family: str) -> str:
-    """sd-scripts has diffusers' modules for SD1.5 and SD2, and its own UNet with LDM's for SDXL."""
-    if family == "sdxl" or target.part != "unet":
-        return target.name
-    return "lora_unet_" + target.module.replace(".", "_")
-
-
 def _comfy(target: Target, family: str) -> str:
     if target.part == "unet":
         return target.key.removeprefix("model.").removesuffix(".weight")
@@ -64,7 +57,7 @@ class Naming:
 
 NAMINGS: dict[str, Naming] = {
     "ldm": Naming(lambda target, family: target.name),
-    "kohya": Naming(_kohya),
+    "kohya": Naming(lambda target, family: target.kohya),
     "comfy": Naming(_comfy),
     "diffusers": Naming(lambda target, family: f"{COMPONENTS[target.part]}.{target.module}", lora_only=True),
     "peft": Naming(lambda target, family: PEFT_MODEL + target.module, lora_only=True, parts=("unet",)),

@@ -83,8 +83,8 @@ class AdapterNetwork(nn.Module):
     def adapter_tensors(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         """The tensors of an adapter file by key, on the CPU: `adapters` reads exactly the trained W' from them."""
         return {
-            f"{name}.{suffix}": tensor.to(device="cpu", dtype=dtype, copy=True)
-            for name, layer in zip(self.layers, self._adapter_layers())
+            f"{plan.target.kohya}.{suffix}": tensor.to(device="cpu", dtype=dtype, copy=True)
+            for plan, layer in zip(self.plans, self._adapter_layers())
             for suffix, tensor in layer.file_tensors().items()
         }
 
@@ -98,8 +98,8 @@ class AdapterNetwork(nn.Module):
             name, _, suffix = key.partition(".")
             modules.setdefault(name, {})[suffix] = tensor
         check_tensors(modules, self.plans, source)
-        for name, layer in zip(self.layers, self._adapter_layers()):
-            layer.load_file_tensors(modules[name])
+        for plan, layer in zip(self.plans, self._adapter_layers()):
+            layer.load_file_tensors(modules[plan.target.kohya])
 
     def apply_max_norm(self) -> None:
         """Scale updates larger than `max_norm` down to it; nothing happens if that is 0."""

@@ -42,15 +42,15 @@ def tensors_of_file(path: str, targets: Mapping[str, Target]) -> dict[str, Tenso
         infos = file.modules[name]
         tensors = file.file.read_many(info.key for info in infos.values())
         for suffix, info in infos.items():
-            found[f"{target.name}.{_own_suffix(suffix)}"] = tensors[info.key].to(torch.float32)
+            found[f"{target.kohya}.{_own_suffix(suffix)}"] = tensors[info.key].to(torch.float32)
         if algorithm == "lora" and "alpha" not in infos:  # PEFT keeps it in the metadata
-            found[f"{target.name}.alpha"] = torch.tensor(float(adapter.describe()["alpha"]))
+            found[f"{target.kohya}.alpha"] = torch.tensor(float(adapter.describe()["alpha"]))
     return found
 
 
 def check_tensors(modules: Mapping[str, Mapping[str, Tensor]], plans: list[LayerPlan], source: str) -> None:
     """Raise ConfigError, with a list, unless a file's modules are the plan's and their tensors have its shapes."""
-    wanted = {plan.name: plan for plan in plans}
+    wanted = {plan.target.kohya: plan for plan in plans}
     complaints = _listed("lacks", [name for name in wanted if name not in modules])
     complaints += _listed("also has", [name for name in modules if name not in wanted])
     others = [

@@ -70,7 +70,7 @@ class LayerPlan:
     @property
     def file_layout(self) -> dict[str, Shape]:
         """Shapes of the layer's tensors by their full key in a file."""
-        return {f"{self.name}.{suffix}": shape for suffix, shape in self.file_tensors.items()}
+        return {f"{self.target.kohya}.{suffix}": shape for suffix, shape in self.file_tensors.items()}
 
 
 def plan_network(config: NetworkConfig, targets: Mapping[str, Target]) -> list[LayerPlan]:
