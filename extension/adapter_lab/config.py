@@ -394,7 +394,7 @@ class OptimizerConfig:
     decouple: bool = option(True, "Prodigy: weight decay as in AdamW.", optimizers=("prodigy",))
     d_coef: float | Literal["auto"] = option(
         "auto",
-        "Prodigy: factor on its estimate d of the learning rate; auto: by the budget, 2, 1 or 0.5.",
+        "Prodigy: factor on its estimate d of the learning rate; auto: by the budget, 2 (LoKr 4), 1 or 0.5.",
         minimum=0,
         optimizers=PRODIGIES,
     )

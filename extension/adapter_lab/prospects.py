@@ -15,20 +15,24 @@ from adapter_lab.config import PRODIGIES, OptimizerConfig, RunConfig, TrainConfi
 
 @dataclass(frozen=True)
 class Start:
-    """How Prodigy begins in runs of fewer than `below` optimiser steps: the numbers that "auto" comes to."""
+    """How Prodigy begins in runs of fewer than `below` optimiser steps: the numbers that "auto" comes to.
+
+    `lokr` is `d_coef` where a Kronecker product is trained, whose two factors each move less than a whole update.
+    """
 
     below: float
     d0: float
     growth: float
     d_coef: float
+    lokr: float
 
 
 # Left alone, d needs about 80 steps from 1e-6 to 1e-4, which short runs do not have (docs/learning-curve.md). The last
 # row is the study's, made for thousands of steps: there d may be 1e-4 after 463.
 STARTS = (
-    Start(500, 1e-4, math.inf, 2.0),
-    Start(5000, 1e-4, math.inf, 1.0),
-    Start(math.inf, 1e-6, 1.01, 0.5),
+    Start(500, 1e-4, math.inf, 2.0, lokr=4.0),
+    Start(5000, 1e-4, math.inf, 1.0, lokr=1.0),
+    Start(math.inf, 1e-6, 1.01, 0.5, lokr=0.5),
 )
 # For a budget of minutes, whose number of steps is not known.
 UNKNOWN = STARTS[1]
@@ -54,13 +58,14 @@ def fitted(config: TrainConfig, steps: int) -> OptimizerConfig:
     """
     o, start = config.optimizer, start_of(steps)
     whole = "full" in (config.network.algo, *(rule.algo for rule in config.network.rules))
+    d_coef = start.lokr if config.network.algo == "lokr" else start.d_coef
     limit = 0.0 if start.growth == math.inf else start.growth
     return replace(
         o,
         growth_rate=limit if o.growth_rate == "auto" else o.growth_rate,
         d0=(STARTS[-1] if whole else start).d0 if o.d0 == "auto" else o.d0,
         # More than its package's own 1 was measured with Prodigy alone.
-        d_coef=(start.d_coef if o.name == "prodigy" else min(1.0, start.d_coef)) if o.d_coef == "auto" else o.d_coef,
+        d_coef=(d_coef if o.name == "prodigy" else min(1.0, d_coef)) if o.d_coef == "auto" else o.d_coef,
     )
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from adapter_lab import config_file
+from adapter_lab.adapters.strength import file_and_strength
 from adapter_lab.cli import commands, main
-from adapter_lab.cli.commands import _file_and_strength
 from adapter_lab.cli.console import Console, settings_summary
 from adapter_lab.config import TrainConfig
 
@@ -106,7 +106,7 @@ def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_adapters_are_given_with_a_strength(text: str, file: str, strength: float) -> None:
-    assert _file_and_strength(text) == (file, strength)
+    assert file_and_strength(text) == (file, strength)
 
 
 def test_the_summary_shows_the_main_settings_and_all_that_differ() -> None:

@@ -87,6 +87,9 @@ def adapter_from_tensors(tensors: Mapping[str, Tensor], options: FileOptions | N
     if algorithm is None:
         raise FileFormatError(f"No algorithm has tensors named {', '.join(sorted(tensors))}.")
     found = {suffix: found[suffix] for suffix in used_suffixes(algorithm, shapes)}
+    for suffix, tensor in found.items():
+        if 0 in tensor.shape:
+            raise FileFormatError(f"Its {suffix} of shape {list(tensor.shape)} holds no numbers.")
     try:
         adapter = algorithm.from_tensors(found, options)
     except KeyError as error:
