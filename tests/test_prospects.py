@@ -41,6 +41,7 @@ def test_shorter_runs_begin_more_boldly_and_a_budget_of_minutes_may_be_short() -
         assert (faster.d0, faster.growth, faster.d_coef) > (slower.d0, slower.growth, slower.d_coef)
     assert fitted(config_of(), 0) == fitted(config_of(), 4999)
     assert fitted(config_of("optimizer.name=prodigy-plus-schedule-free"), 200).d_coef == 1
+    assert fitted(config_of("network.algo=lokr"), 200).d_coef > fitted(config_of("network.algo=lora"), 200).d_coef
 
 
 @pytest.mark.parametrize("steps", [8, 200, 5000, 0])

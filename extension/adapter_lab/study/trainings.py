@@ -20,7 +20,7 @@ from adapter_lab.training.budget import SavingPoints
 
 # The log rounds seconds.
 ROUNDING = 2e-3
-# A pause between two steps that is longer was no part of training.
+# What passes between two steps (waiting for pictures, a busy machine); a longer pause is no part of training.
 PAUSE_SECONDS = 1.0
 
 
@@ -135,12 +135,12 @@ class TrainingRecord:
         return run.steps // save.every_steps if save.every_steps else round(run.minutes / save.every_minutes)
 
     def _is_at_point(self, point: int, step: int, seconds: float) -> bool:
-        """Whether the step before had not passed the point."""
+        """Whether the step before had not passed the point, as far as waits between steps let that be told."""
         assert self.config is not None
         if self.config.save.every_steps:
             return step == point * self.config.save.every_steps
         took = self.steps[step - 1]["seconds_per_step"] if step <= len(self.steps) else 0.0
-        return seconds - took - 5 * ROUNDING <= 60 * self.config.save.every_minutes * point
+        return seconds - took - PAUSE_SECONDS <= 60 * self.config.save.every_minutes * point
 
     def _saved(self, point: int, step: int, seconds: float, event: Event) -> Saved:
         path = self._adapter(Path(event["path"]), step)
