@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from adapter_lab import config_file
 from adapter_lab.config import TrainConfig
 from adapter_lab.runs.events import EventLog
 from tests.browser.test_whole_tab import press
-from tests.support.browser import Page, environments
+from tests.support.browser import Page, Server, environments
 
 pytestmark = pytest.mark.parametrize("server", list(environments())[-1:], indirect=True)
 
@@ -40,10 +42,17 @@ def written(runs: Path, name: str, growth: float, steps: int = 200) -> None:
 LEGEND = "return [...document.querySelectorAll('.al-charts .u-legend .u-label')].map((node) => node.textContent)"
 
 
-def test_the_rates_chart_says_what_it_shows_and_draws_the_limit(page: Page) -> None:
-    written(page.server.runs, "held", 1.01)
+@pytest.fixture
+def held(server: Server) -> Iterator[str]:
+    """A run that the limit held; other tests of the same page find none of it."""
+    written(server.runs, "held", 1.01)
+    yield "held"
+    shutil.rmtree(server.runs / "held")
+
+
+def test_the_rates_chart_says_what_it_shows_and_draws_the_limit(page: Page, held: str) -> None:
     page.tab("runs")
-    press(page, "Open", "[data-run='held']")
+    press(page, "Open", f"[data-run='{held}']")
     page.wait_text(".al-charts", "d x lr")
     page.wait(lambda: "cap: d grows by 1.01 per step at most" in str(page.driver.execute_script(LEGEND)), "the cap")
     page.wait_text("#al-panel-running", "d for unet was held by its limit, 1.01 per step: it is 7.2e-06 at step 200")
