@@ -171,7 +171,7 @@ def last_layer(table: Mapping[str, Target]) -> set[str]:
 def check_size(measured: Measured, adapter: Path, plans: list[Any], known: int | None) -> None:
     """The file's modules and size must be the predicted ones, and without metadata the `known` one."""
     file = AdapterFile.open(adapter)
-    if set(file.modules) != {plan.name for plan in plans}:
+    if set(file.modules) != {plan.target.kohya for plan in plans}:
         measured.complaints.append("the file does not have the planned modules")
     if file.unknown:
         measured.complaints.append(f"unknown tensors: {[*file.unknown][:3]}")
