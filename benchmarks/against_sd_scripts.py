@@ -36,7 +36,7 @@ from adapter_lab.training.bases.families import FAMILIES
 from adapter_lab.training.bases.modules import new_text_encoder
 from adapter_lab.training.bases.text import TextEncoders
 from adapter_lab.training.bases.tokenizer import END, MERGES, START, VOCABULARY, clip_tokenizer
-from adapter_lab.training.losses import (
+from adapter_lab.training.objective.losses import (
     NoiseSchedule,
     huber_deltas,
     rescale_zero_terminal_snr,
@@ -44,7 +44,7 @@ from adapter_lab.training.losses import (
     scaled_linear_alphas_cumprod,
     snr_weights,
 )
-from adapter_lab.training.noise import draw_noise
+from adapter_lab.training.objective.noise import draw_noise
 
 STEPS = torch.arange(1000)
 CAPTIONS = [

@@ -37,7 +37,7 @@ from web_ui_code import OwnCode, Run, own_code
 
 from adapter_lab.adapters.file import adapter_from_tensors
 from adapter_lab.adapters.keys import Target, targets
-from adapter_lab.hosts.plan import ModulePatch, WeightPatch
+from adapter_lab.hosts.loading.plan import ModulePatch, WeightPatch
 from adapter_lab.training.forwards import LAYERS, LayerSpec
 
 LINEAR, ALL = ("linear",), ("linear", "conv")

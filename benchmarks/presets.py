@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "extension"))
 import torch
 
 from adapter_lab.presets import STUDY, TIERS, TYPES, preset, preset_table
-from adapter_lab.training.memory import Estimate, estimate
+from adapter_lab.training.estimate.memory import Estimate, estimate
 
 PAGE = ROOT / "docs" / "presets.md"
 INTRODUCTION = """\

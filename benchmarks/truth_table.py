@@ -29,9 +29,9 @@ sys.path.insert(0, str(ROOT / "extension"))
 from PIL import Image, ImageChops
 
 from adapter_lab.adapters.file import AdapterFile
+from adapter_lab.hosts.loading.verdict_table import HOSTS
+from adapter_lab.hosts.loading.verdicts import APPLY, DROP, WRONG, verdict
 from adapter_lab.hosts.settings import EVERY_FILE, ONLY_WRONG
-from adapter_lab.hosts.verdict_table import HOSTS
-from adapter_lab.hosts.verdicts import APPLY, DROP, WRONG, verdict
 from tests.support.host_cases import FOREIGN
 from tests.support.host_measure import PROMPT, STACKED, Bench, Result
 from tests.support.webui import started
@@ -138,7 +138,7 @@ def _foretold(bench: Bench, case: str, host: str) -> str:
 
 
 def outcome(results: dict[str, Any]) -> str:
-    """What became of a file at all strengths, as `hosts/verdicts.py` calls it."""
+    """What became of a file at all strengths, as `hosts/loading/verdicts.py` calls it."""
     if any("errors" not in result for result in results.values()):
         return DROP
     errors = [error for result in results.values() for error in result["errors"].values()]

@@ -1,5 +1,5 @@
 // Loaded by web UIs as a classic script at their start: Generate asks first while a training has the GPU, where the
-// Settings page says so. Requests to the API have nobody to ask; the web UI's side of it is hosts/turns.py.
+// Settings page says so. Requests to the API have nobody to ask; the web UI's side of it is hosts/gpu_handover.py.
 "use strict";
 
 (() => {

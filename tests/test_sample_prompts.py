@@ -10,7 +10,7 @@ from adapter_lab.comparing.sending import run_plot
 from adapter_lab.config import TrainConfig
 from adapter_lab.sample_prompts import prompt_advice, read_prompt
 from adapter_lab.training.loop import train
-from adapter_lab.training.preview import encode_prompts, sample
+from adapter_lab.training.output.preview import encode_prompts, sample
 from adapter_lab.validation import advice
 from tests.support.training import events_of, tiny_config
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from adapter_lab.environment.status import ROOT
-from adapter_lab.hosts.verdicts import APPLY, DROP, WRONG
+from adapter_lab.hosts.loading.verdicts import APPLY, DROP, WRONG
 
 
 @pytest.fixture(scope="module")

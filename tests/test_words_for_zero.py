@@ -24,7 +24,7 @@ from adapter_lab.config import (
     words_of,
 )
 from adapter_lab.errors import ConfigError
-from adapter_lab.study import study_file
+from adapter_lab.study.spec import file as study_file
 from adapter_lab.validation import advice, problems
 
 OLD = Path(__file__).parent / "data" / "first_format"

@@ -1,15 +1,15 @@
 /** The page: its sub-tabs, what they share, and the connection that is held while someone looks. */
-import { Api } from "./api.js";
-import { attempt, places } from "./dialog.js";
-import { fill, h, show } from "./dom.js";
-import { filesView } from "./files.js";
-import { runningView } from "./running.js";
-import { runsView } from "./runs.js";
-import { Store } from "./store.js";
-import { S, put } from "./strings.js";
-import { studyView } from "./study.js";
-import { Tabs } from "./tabs.js";
-import { trainView } from "./train.js";
+import { Api } from "./server/api.js";
+import { attempt, places } from "./kit/dialog.js";
+import { fill, h, show } from "./kit/dom.js";
+import { filesView } from "./files/files.js";
+import { runningView } from "./running/running.js";
+import { runsView } from "./runs/runs.js";
+import { Store } from "./server/store.js";
+import { S, put } from "./kit/strings.js";
+import { studyView } from "./study/study.js";
+import { Tabs } from "./kit/tabs.js";
+import { trainView } from "./train/train.js";
 
 /** The sub-tabs: a further one is a row here. @type {[string, string, (app: App) => {element: HTMLElement, shown?: () => void, hidden?: () => void}][]} */
 const VIEWS = [

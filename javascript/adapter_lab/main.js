@@ -1,7 +1,7 @@
 /** Draws Adapter Lab into its container. */
 import { App } from "./app.js";
-import { fill, h } from "./dom.js";
-import { S } from "./strings.js";
+import { fill, h } from "./kit/dom.js";
+import { S } from "./kit/strings.js";
 
 /** @param {HTMLElement} container @param {string} root where the web UI answers, ending in a slash */
 export async function mount(container, root) {

@@ -26,9 +26,9 @@ from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.runs.events import EventLog
 from adapter_lab.runs.folder import RunFolder
-from adapter_lab.study import study_file
-from adapter_lab.study.definition import Study, Variant
-from adapter_lab.study.state import Decision, RunState, StudyState, save_state
+from adapter_lab.study.record.state import Decision, RunState, StudyState, save_state
+from adapter_lab.study.spec import file as study_file
+from adapter_lab.study.spec.definition import Study, Variant
 from adapter_lab.worker import Worker
 from tests.adapters.derived import case_tensors
 from tests.support.studies import training_of

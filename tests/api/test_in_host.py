@@ -15,10 +15,10 @@ from fastapi.testclient import TestClient
 
 from adapter_lab.api import in_host
 from adapter_lab.hosts import start
+from adapter_lab.hosts.families.unknown import UnknownHost
+from adapter_lab.hosts.families.webui import api_credentials, listens_beyond
+from adapter_lab.hosts.gpu_handover import Turns
 from adapter_lab.hosts.settings import ASK, GO_ON, WAIT, Settings
-from adapter_lab.hosts.turns import Turns
-from adapter_lab.hosts.unknown import UnknownHost
-from adapter_lab.hosts.webui import api_credentials, listens_beyond
 
 API = "/adapter-lab/v1"
 

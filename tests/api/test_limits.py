@@ -14,8 +14,8 @@ from fastapi.testclient import TestClient
 from adapter_lab.api import Context
 from adapter_lab.api.threads import THREADS
 from adapter_lab.config import ALGORITHMS
-from adapter_lab.study import study_file
-from adapter_lab.study.definition import MOST_TRAININGS, MOST_VARIANTS, Study, Variant
+from adapter_lab.study.spec import file as study_file
+from adapter_lab.study.spec.definition import MOST_TRAININGS, MOST_VARIANTS, Study, Variant
 
 SOON = 2.0  # seconds of the processor, which other programs on this machine do not lengthen
 STUDY: dict[str, Any] = {"name": "s", "settings": {}, "budget": {"unit": "steps", "amount": 8}}

@@ -7,9 +7,9 @@ import pytest
 from adapter_lab.demo.study import SMALL, demo_study, make_demo_study
 from adapter_lab.demo.toy_scores import toy_scorer
 from adapter_lab.errors import AdapterLabError
-from adapter_lab.study import study_file
-from adapter_lab.study.plan import plan
+from adapter_lab.study.planning.plan import plan
 from adapter_lab.study.scores.scoring import open_scorers
+from adapter_lab.study.spec import file as study_file
 
 
 @pytest.mark.parametrize(("small", "trainings"), [(False, 33), (True, 3)])

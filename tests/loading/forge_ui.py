@@ -17,8 +17,8 @@ from adapter_lab.adapters.apply import apply_adapters
 from adapter_lab.adapters.file import save_adapter
 from adapter_lab.adapters.keys import targets
 from adapter_lab.adapters.tensors import TensorFile
-from adapter_lab.hosts.loader import Loader
-from adapter_lab.hosts.webui import sampling_step
+from adapter_lab.hosts.families.webui import sampling_step
+from adapter_lab.hosts.loading.loader import Loader
 from tests.adapters.random_adapter import ALGORITHMS, random_adapter
 from tests.loading.standins.live_model import LoadedModel, host_tensors
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from adapter_lab.adapters.keys import Target, targets
-from adapter_lab.hosts.base_model import BaseModel, BaseModels, checkpoint_base, comfy_base
+from adapter_lab.hosts.loading.base_model import BaseModel, BaseModels, checkpoint_base, comfy_base
 from tests.adapters.layouts import real_shapes
 
 FAMILIES = ("sd15", "sd2", "sdxl")

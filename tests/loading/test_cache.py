@@ -12,8 +12,8 @@ from adapter_lab.adapters.file import save_adapter
 from adapter_lab.adapters.in_memory import FileInMemory
 from adapter_lab.adapters.tensors import TensorFile
 from adapter_lab.errors import FileFormatError
-from adapter_lab.hosts.base_model import BaseModel, comfy_base
-from adapter_lab.hosts.cache import AdapterCache
+from adapter_lab.hosts.loading.base_model import BaseModel, comfy_base
+from adapter_lab.hosts.loading.cache import AdapterCache
 
 WEIGHT = "diffusion_model.x.weight"
 BASE = comfy_base("base", {WEIGHT: (64, 64)}, {}, lambda: {"x": WEIGHT})

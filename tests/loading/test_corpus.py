@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from adapter_lab.hosts.base_model import BaseModel, checkpoint_base
-from adapter_lab.hosts.loader import Loader, Request
+from adapter_lab.hosts.loading.base_model import BaseModel, checkpoint_base
+from adapter_lab.hosts.loading.loader import Loader, Request
 from tests.loading.corpus import KINDS, REFUSED, BadFile, corpus, sample
 from tests.loading.corpus_parts import a_good_module, base_shapes, sound
 from tests.loading.forge_ui import ForgeUI, difference, expected, write_adapter
@@ -109,7 +109,7 @@ from pathlib import Path
 from tests.loading.corpus import KINDS, corpus
 from tests.loading.corpus_parts import base_shapes
 from tests.loading.test_corpus import load
-from adapter_lab.hosts.base_model import checkpoint_base
+from adapter_lab.hosts.loading.base_model import checkpoint_base
 
 folder, base = Path(sys.argv[1]), checkpoint_base("my checkpoint", base_shapes())
 files = [file for kind in KINDS for file in corpus(kind)]

@@ -17,7 +17,7 @@ from adapter_lab.adapters.merge import merge
 from adapter_lab.adapters.resize import resize
 from adapter_lab.adapters.svd import RankRule
 from adapter_lab.errors import AdapterLabError
-from adapter_lab.hosts import verdicts
+from adapter_lab.hosts.loading import verdicts
 from adapter_lab.hosts.standalone import convert_for
 from tests.loading.corpus import sample
 from tests.loading.corpus_parts import base_shapes

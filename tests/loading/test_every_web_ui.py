@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adapter_lab.hosts.detect import detect
+from adapter_lab.hosts.families.detect import detect
 from tests.adapters.random_adapter import random_tensors
 from tests.loading.forge_ui import HOSTS, ForgeUI, difference, expected, save, write_adapter
 from tests.loading.standins.live_model import host_tensors

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adapter_lab.hosts.live_weights import weight_shapes
+from adapter_lab.hosts.loading.live_weights import weight_shapes
 from tests.adapters.random_adapter import random_tensors
 from tests.loading.forge_ui import ForgeUI, save
 from tests.loading.standins import importable

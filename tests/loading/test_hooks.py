@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from adapter_lab.hosts.hooks import Hooks
+from adapter_lab.hosts.families.hooks import Hooks
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from adapter_lab.adapters import file as files
 from adapter_lab.adapters.file import save_adapter
 from adapter_lab.adapters.keys import targets
 from adapter_lab.adapters.lora import LoRA
-from adapter_lab.hosts.base_model import BaseModel, checkpoint_base, comfy_base
-from adapter_lab.hosts.loader import Loader, Request
-from adapter_lab.hosts.verdict_table import HOSTS
+from adapter_lab.hosts.loading.base_model import BaseModel, checkpoint_base, comfy_base
+from adapter_lab.hosts.loading.loader import Loader, Request
+from adapter_lab.hosts.loading.verdict_table import HOSTS
 from tests.adapters.layouts import real_shapes
 from tests.adapters.random_adapter import random_tensors
 
@@ -353,7 +353,7 @@ def test_a_mistake_of_ours_costs_the_file_not_the_picture(
     def stumble(*args: Any) -> None:
         raise TypeError("unexpected")
 
-    monkeypatch.setattr(f"adapter_lab.hosts.cache.{where}", stumble)
+    monkeypatch.setattr(f"adapter_lab.hosts.loading.cache.{where}", stumble)
     found, path = loader(), write(tmp_path / "a.safetensors", "dora")
     assert load(found, base, path) == {path: None}
     (report,) = found.reports()

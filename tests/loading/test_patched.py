@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from adapter_lab.hosts.patched import Ledger, Patched
-from adapter_lab.hosts.plan import ModulePatch, Plan, WeightPatch
-from adapter_lab.hosts.report import FileReport
+from adapter_lab.hosts.loading.patched import Ledger, Patched
+from adapter_lab.hosts.loading.plan import ModulePatch, Plan, WeightPatch
+from adapter_lab.hosts.loading.report import FileReport
 
 ASKED = {"unet": 1.0, "te1": 0.5}
 

@@ -13,9 +13,9 @@ from adapter_lab.adapters.apply import apply_adapters
 from adapter_lab.adapters.file import save_adapter
 from adapter_lab.adapters.keys import targets
 from adapter_lab.adapters.tensors import TensorFile
-from adapter_lab.hosts.base_model import BaseModel, checkpoint_base
-from adapter_lab.hosts.cache import CachedFile, signature_of
-from adapter_lab.hosts.plan import Plan
+from adapter_lab.hosts.loading.base_model import BaseModel, checkpoint_base
+from adapter_lab.hosts.loading.cache import CachedFile, signature_of
+from adapter_lab.hosts.loading.plan import Plan
 from tests.adapters.random_adapter import random_adapter, random_tensors
 from tests.support.checkpoints import write_random_checkpoint
 

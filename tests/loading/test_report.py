@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from adapter_lab.adapters.file import AdapterFile, save_adapter
-from adapter_lab.hosts.infotext import begin_batch, end_batch
-from adapter_lab.hosts.report import FileReport, algorithms
+from adapter_lab.hosts.loading.infotext import begin_batch, end_batch
+from adapter_lab.hosts.loading.report import FileReport, algorithms
 from tests.adapters.random_adapter import random_tensors
 
 WHOLE = FileReport("my-file", "/a/my-file.safetensors", "lokr", 354, 354, 0.4149)

@@ -11,9 +11,9 @@ import torch
 from adapter_lab.adapters.file import AdapterFile, save_adapter
 from adapter_lab.adapters.svd import RankRule
 from adapter_lab.errors import AdapterLabError
+from adapter_lab.hosts.loading.verdict_table import HOSTS
+from adapter_lab.hosts.loading.verdicts import APPLY, verdict
 from adapter_lab.hosts.standalone import convert_for
-from adapter_lab.hosts.verdict_table import HOSTS
-from adapter_lab.hosts.verdicts import APPLY, verdict
 from tests.adapters.derived import NAMES, NORM_NAME, case_tensors, largest_error, save_base
 from tests.adapters.random_adapter import random_tensors
 from tests.support.adapter_cases import CASES

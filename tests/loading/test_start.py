@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from adapter_lab.hosts import detect as detection
 from adapter_lab.hosts import start as starting
-from adapter_lab.hosts.detect import FAMILIES, detect
-from adapter_lab.hosts.loader import Loader
-from adapter_lab.hosts.report import FileReport
-from adapter_lab.hosts.unknown import UnknownHost
+from adapter_lab.hosts.families import detect as detection
+from adapter_lab.hosts.families.detect import FAMILIES, detect
+from adapter_lab.hosts.families.unknown import UnknownHost
+from adapter_lab.hosts.loading.loader import Loader
+from adapter_lab.hosts.loading.report import FileReport
 
 
 class Script:

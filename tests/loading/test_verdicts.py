@@ -10,8 +10,8 @@ from torch import Tensor
 
 from adapter_lab.adapters.file import SUFFIXES, AdapterFile, save_adapter
 from adapter_lab.adapters.rewriting import older_glora
-from adapter_lab.hosts.verdict_table import HOSTS, READ, TABLE
-from adapter_lab.hosts.verdicts import APPLY, DROP, UNSEEN, WRONG, modules_of, verdict, verdict_of, verdicts
+from adapter_lab.hosts.loading.verdict_table import HOSTS, READ, TABLE
+from adapter_lab.hosts.loading.verdicts import APPLY, DROP, UNSEEN, WRONG, modules_of, verdict, verdict_of, verdicts
 from tests.adapters.random_adapter import ALGORITHMS, random_tensors
 
 LDM = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from adapter_lab.hosts.conditions import forget_conditions
-from adapter_lab.hosts.webui import adapter_folders, requests_of, without_missing, xyz_script
+from adapter_lab.hosts.families.conditions import forget_conditions
+from adapter_lab.hosts.families.webui import adapter_folders, requests_of, without_missing, xyz_script
 
 
 class Networks:

@@ -17,7 +17,7 @@ from adapter_lab.adapters.checkpoint import open_checkpoint
 from adapter_lab.adapters.keys import Target, targets
 from adapter_lab.comparing.cell import PREFIX
 from adapter_lab.errors import AdapterLabError
-from adapter_lab.hosts.xyz import Axes
+from adapter_lab.hosts.xyz.axes import Axes
 from tests.loading.forge_ui import ForgeUI
 from tests.loading.standins.xyz_script import make_module
 from tests.support.xyz_files import STEPS, TYPES, linear_targets, write_run

@@ -17,7 +17,7 @@ import torch
 from adapter_lab.adapters.file import save_adapter
 from adapter_lab.adapters.keys import targets
 from adapter_lab.adapters.tensors import TensorFile
-from adapter_lab.training.network import LayerPlan, plan_network
+from adapter_lab.training.network.network import LayerPlan, plan_network
 from tests.support import real_size
 from tests.support.checkpoints import write_random_checkpoint
 from tests.support.real_size import CASES, Measured, checkpoint_of, in_own_process, measure

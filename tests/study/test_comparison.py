@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from adapter_lab.study.comparison import PICTURES, TRAININGS, Measured, Term, best_point, quantile
-from adapter_lab.study.results import Training
+from adapter_lab.study.analysis.comparison import PICTURES, TRAININGS, Measured, Term, best_point, quantile
+from adapter_lab.study.analysis.results import Training
 from tests.support.study_results import Measure, make_results, replaced
 
 FIDELITY = [Term("fidelity")]

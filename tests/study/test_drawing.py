@@ -11,7 +11,7 @@ from PIL import Image
 from adapter_lab.adapters.apply import apply_adapters
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import FileFormatError
-from adapter_lab.study.drawing import Drawer
+from adapter_lab.study.pictures.drawing import Drawer
 from adapter_lab.training.loop import train
 from tests.support.training import tiny_base, tiny_config
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from adapter_lab.cli import main
-from adapter_lab.study.drawn_grid import draw_grid
+from adapter_lab.study.pictures.drawn_grid import draw_grid
 from adapter_lab.training.loop import train
 from tests.support.training import tiny_config
 

@@ -6,10 +6,10 @@ import pytest
 
 from adapter_lab.config import TrainConfig
 from adapter_lab.presets import STUDY, preset
-from adapter_lab.study.checks import settings_of
-from adapter_lab.study.definition import Study
-from adapter_lab.study.presets import PRESETS, eleven, product
-from adapter_lab.training.memory import estimate
+from adapter_lab.study.spec.checks import settings_of
+from adapter_lab.study.spec.definition import Study
+from adapter_lab.study.spec.variants import PRESETS, eleven, product
+from adapter_lab.training.estimate.memory import estimate
 from adapter_lab.validation import problems
 
 # fp16 without metadata; what the article printed (in MiB, cut off): 162, 217, 226, 226, 226, 113, 57 and 228.

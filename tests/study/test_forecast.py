@@ -10,11 +10,12 @@ import pytest
 from adapter_lab.cli import main
 from adapter_lab.errors import AdapterLabError, ConfigError
 from adapter_lab.runs.events import read_lines
-from adapter_lab.study import presets, study_file
-from adapter_lab.study.checks import check, variant_problems
-from adapter_lab.study.definition import Variant
-from adapter_lab.study.forecast import forecast
-from adapter_lab.study.runner import run
+from adapter_lab.study.planning.forecast import forecast
+from adapter_lab.study.running.runner import run
+from adapter_lab.study.spec import file as study_file
+from adapter_lab.study.spec import variants as presets
+from adapter_lab.study.spec.checks import check, variant_problems
+from adapter_lab.study.spec.definition import Variant
 from tests.support.study_runs import LOKR, LORA, InProcess, tiny_study
 
 

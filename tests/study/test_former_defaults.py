@@ -8,8 +8,8 @@ import pytest
 
 from adapter_lab import config_file
 from adapter_lab.config import TrainConfig
-from adapter_lab.study.definition import Study, Variant
-from adapter_lab.study.plan import FORMER, as_begun
+from adapter_lab.study.planning.plan import FORMER, as_begun
+from adapter_lab.study.spec.definition import Study, Variant
 
 
 def begun_with(folder: Path, **optimizer: float) -> None:

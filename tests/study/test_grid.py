@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from adapter_lab.study.grid import label_grid
+from adapter_lab.study.pictures.grid import label_grid
 
 RED, BLUE = Image.new("RGB", (40, 30), (255, 0, 0)), Image.new("RGB", (40, 30), (0, 0, 255))
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from adapter_lab.study.results import Results, Training, load
-from adapter_lab.study.runner import run
+from adapter_lab.study.analysis.results import Results, Training, load
+from adapter_lab.study.running.runner import run
 from adapter_lab.training.dataset.index import file_digest
 from tests.support import killed_studies
 from tests.support.study_runs import LOKR, LORA, InProcess, tiny_study

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from adapter_lab.errors import ConfigError
-from adapter_lab.study.checks import LONGEST_VARIANT, check
-from adapter_lab.study.definition import Study, Variant
-from adapter_lab.study.recommend import recommend
+from adapter_lab.study.analysis.recommend import recommend
 from adapter_lab.study.report.table import as_csv
+from adapter_lab.study.spec.checks import LONGEST_VARIANT, check
+from adapter_lab.study.spec.definition import Study, Variant
 from tests.support.study_results import make_results
 
 ODD = [

@@ -8,7 +8,7 @@ import sys
 import psutil
 
 from adapter_lab import config_file
-from adapter_lab.study.trainings import TrainingRecord
+from adapter_lab.study.record.trainings import TrainingRecord
 from adapter_lab.training.interrupt import PARENT, StopRequests
 from adapter_lab.training.loop import resume, train
 from tests.support.training import events_of, losses_of, tiny_config

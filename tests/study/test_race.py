@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from adapter_lab.comparing.evidence import spread_of
-from adapter_lab.study.definition import General, Race, Study, Variant
-from adapter_lab.study.race import compare, decide, is_beyond, remarks
+from adapter_lab.study.analysis.race import compare, decide, is_beyond, remarks
+from adapter_lab.study.spec.definition import General, Race, Study, Variant
 
 STEPS = range(1, 21)
 
@@ -73,6 +73,6 @@ def test_a_race_that_can_drop_nothing_says_why(
     found = remarks(study)
     assert any(words in sentence for sentence in found) if words else found == []
     if words:
-        from adapter_lab.study.folder import StudyFolder
+        from adapter_lab.study.record.folder import StudyFolder
 
         assert decide(study, StudyFolder(tmp_path), study.variants, 1) == []

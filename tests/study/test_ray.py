@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from adapter_lab.study.analysis.results import load
 from adapter_lab.study.executors.local import LocalExecutor
-from adapter_lab.study.results import load
-from adapter_lab.study.runner import run
+from adapter_lab.study.running.runner import run
 from tests.support.study_runs import LOKR, LORA, tiny_study
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from adapter_lab.comparing.evidence import joined
-from adapter_lab.study.recommend import recommend
-from adapter_lab.study.results import Mean, Results
-from adapter_lab.study.state import Decision
+from adapter_lab.study.analysis.recommend import recommend
+from adapter_lab.study.analysis.results import Mean, Results
+from adapter_lab.study.record.state import Decision
 from tests.support.study_results import NO_CURVE, make_results, replaced, summarised
 
 

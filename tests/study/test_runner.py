@@ -10,11 +10,11 @@ import pytest
 from adapter_lab.cli import main
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.runs.events import read_lines
-from adapter_lab.study import study_file
-from adapter_lab.study.definition import Variant
-from adapter_lab.study.results import load
-from adapter_lab.study.runner import run
-from adapter_lab.study.state import load_state
+from adapter_lab.study.analysis.results import load
+from adapter_lab.study.record.state import load_state
+from adapter_lab.study.running.runner import run
+from adapter_lab.study.spec import file as study_file
+from adapter_lab.study.spec.definition import Variant
 from tests.support.study_runs import BROKEN, LOKR, LORA, InProcess, tiny_study
 
 

@@ -9,10 +9,10 @@ import pytest
 from adapter_lab.adapters.keys import Target, targets
 from adapter_lab.config import RuleConfig, TrainConfig
 from adapter_lab.errors import ConfigError
-from adapter_lab.study.checks import settings_of
-from adapter_lab.study.definition import Study, Variant
-from adapter_lab.study.presets import eleven
-from adapter_lab.study.sizes import of_size, parameters_of
+from adapter_lab.study.planning.sizes import of_size, parameters_of
+from adapter_lab.study.spec.checks import settings_of
+from adapter_lab.study.spec.definition import Study, Variant
+from adapter_lab.study.spec.variants import eleven
 from tests.adapters.layouts import real_shapes
 
 WANTED = 12_000_000

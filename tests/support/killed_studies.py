@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from adapter_lab.study.runner import run
+from adapter_lab.study.running.runner import run
 from tests.support.killed_runs import AtOperation
 from tests.support.study_runs import InProcess
 

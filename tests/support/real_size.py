@@ -31,8 +31,8 @@ from adapter_lab.config import BaseConfig, NetworkConfig, TrainConfig
 from adapter_lab.runs.events import read_events
 from adapter_lab.training.bases import open_base
 from adapter_lab.training.loop import train
-from adapter_lab.training.network import build_network, plan_network
-from adapter_lab.training.network_modules import find_module
+from adapter_lab.training.network.modules import find_module
+from adapter_lab.training.network.network import build_network, plan_network
 from tests.support.checkpoints import write_random_checkpoint
 from tests.support.training import draw_pictures
 

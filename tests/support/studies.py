@@ -13,7 +13,7 @@ from PIL import Image
 from adapter_lab import config_file
 from adapter_lab.config import TrainConfig
 from adapter_lab.runs.events import EventLog
-from adapter_lab.study.definition import Study
+from adapter_lab.study.spec.definition import Study
 
 Colour = tuple[int, int, int]
 

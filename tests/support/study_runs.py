@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from adapter_lab.cli import main
-from adapter_lab.study.definition import DECIDED, Budget, General, Race, Study, Variant
 from adapter_lab.study.executors import Ended, Job, Tick
 from adapter_lab.study.executors.processes import CONSOLE
-from adapter_lab.study.study_file import shared_from, write
+from adapter_lab.study.spec.definition import DECIDED, Budget, General, Race, Study, Variant
+from adapter_lab.study.spec.file import shared_from, write
 from tests.support.training import tiny_config
 
 LORA = Variant("LoRA", {"network.dim": 4, "network.alpha": 4.0})

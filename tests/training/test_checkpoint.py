@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from adapter_lab.errors import AdapterLabError
-from adapter_lab.training import checkpoint
-from adapter_lab.training.checkpoint import TrainingState, load_latest, save_state, states
+from adapter_lab.training.output import checkpoint
+from adapter_lab.training.output.checkpoint import TrainingState, load_latest, save_state, states
 
 
 def state(step: int) -> TrainingState:

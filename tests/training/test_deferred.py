@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from adapter_lab.training.deferred import DeferredValues
+from adapter_lab.training.device.deferred import DeferredValues
 
 
 def test_values_on_the_host_are_ready_at_once_and_in_order():

@@ -18,11 +18,11 @@ from torch import nn
 from adapter_lab.config import PrecisionConfig
 from adapter_lab.errors import AdapterLabError, ConfigError
 from adapter_lab.training import feedback as feedback_module
-from adapter_lab.training import phases
-from adapter_lab.training.deferred import DeferredValues
-from adapter_lab.training.devices import choose_device, is_out_of_memory, make_accelerator
+from adapter_lab.training import prepare as phases
+from adapter_lab.training.device.deferred import DeferredValues
+from adapter_lab.training.device.devices import choose_device, is_out_of_memory, make_accelerator
+from adapter_lab.training.device.slots import Slot
 from adapter_lab.training.loop import train
-from adapter_lab.training.slots import Slot
 from tests.support.training import events_of, tiny_config
 
 OUT_OF_MEMORY = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. See the documentation")
@@ -54,7 +54,7 @@ def test_the_device_of_a_run_is_the_current_one(
         monkeypatch.setenv("LOCAL_RANK", rank)
     before: list[list[str]] = []
     # Joining a team asks NCCL for the current device, so it must be set by then.
-    monkeypatch.setattr("adapter_lab.training.devices.Accelerator", lambda **_: before.append([*two_gpus]))
+    monkeypatch.setattr("adapter_lab.training.device.devices.Accelerator", lambda **_: before.append([*two_gpus]))
     device = choose_device(PrecisionConfig(device=asked))
     make_accelerator(device, "bf16")
     assert str(device) == expected
@@ -201,7 +201,7 @@ def test_a_slot_has_let_go_of_its_model_when_memory_is_given_back(monkeypatch: p
     def note() -> None:
         alive.append(made[-1]() is not None)
 
-    monkeypatch.setattr("adapter_lab.training.slots.release_unused", note)
+    monkeypatch.setattr("adapter_lab.training.device.slots.release_unused", note)
 
     def caller(slot: Slot[nn.Module]) -> torch.Tensor:
         return slot.use(lambda model: model(torch.zeros(1, 2)).detach())
@@ -227,7 +227,7 @@ def test_no_phase_and_no_sample_picture_holds_a_model_longer_than_it_uses_it(
             gc.collect()  # as the real one does; what is alive after it is held by somebody
             freed.append([type(alive).__name__ for r in references if (alive := r()) is not None])
 
-        monkeypatch.setattr("adapter_lab.training.slots.release_unused", note)
+        monkeypatch.setattr("adapter_lab.training.device.slots.release_unused", note)
         real(self)
 
     monkeypatch.setattr(phases.Slot, "free", free)

@@ -18,12 +18,12 @@ from adapter_lab.config_file import set_options
 from adapter_lab.errors import ConfigError
 from adapter_lab.presets import STUDY, preset
 from adapter_lab.training.bases import open_base
-from adapter_lab.training.dry_run import DryRun
-from adapter_lab.training.live_memory import LiveMemory
+from adapter_lab.training.estimate.dry_run import DryRun
+from adapter_lab.training.estimate.live_memory import LiveMemory
+from adapter_lab.training.estimate.memory import CUBLAS_WORKSPACE, CUDA_CONTEXT, estimate
 from adapter_lab.training.loop import train
-from adapter_lab.training.memory import CUBLAS_WORKSPACE, CUDA_CONTEXT, estimate
-from adapter_lab.training.optimizers import RateGroup, build_optimizer
-from adapter_lab.training.state_size import state_bytes
+from adapter_lab.training.optim.optimizers import RateGroup, build_optimizer
+from adapter_lab.training.optim.state_size import state_bytes
 from tests.support.training import draw_pictures, tiny_config
 from tests.training.test_live_memory import allocated_peak
 

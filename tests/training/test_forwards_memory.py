@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adapter_lab.errors import ConfigError
 from adapter_lab.training.forwards import butterfly, khatri_rao, kronecker, merged, rotation
-from adapter_lab.training.quantized import CompressedLayer, compress, quantize
+from adapter_lab.training.forwards.quantized import CompressedLayer, compress, quantize
 from tests.support.adapter_cases import (
     CASES,
     LAYER_TYPES,

@@ -19,8 +19,8 @@ from adapter_lab.environment.status import ROOT
 from adapter_lab.errors import ConfigError
 from adapter_lab.library_optimizers import NAMES, REFUSED, VERSION
 from adapter_lab.training.loop import train as train_run
-from adapter_lab.training.optimizers import OptimizerSet, build_optimizer, rate_groups
-from adapter_lab.training.state_size import state_bytes
+from adapter_lab.training.optim.optimizers import OptimizerSet, build_optimizer, rate_groups
+from adapter_lab.training.optim.state_size import state_bytes
 from adapter_lab.validation import problems
 from tests.support.training import losses_of, tiny_config
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
-from adapter_lab.training.live_memory import BLOCK, LiveMemory
+from adapter_lab.training.estimate.live_memory import BLOCK, LiveMemory
 
 MIB = 2**20
 

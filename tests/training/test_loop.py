@@ -17,8 +17,8 @@ from adapter_lab.adapters.file import AdapterFile
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError, ConfigError, TrainingStopped
 from adapter_lab.runs.events import EventLog
-from adapter_lab.training.checkpoint import load_latest
 from adapter_lab.training.loop import resume, train
+from adapter_lab.training.output.checkpoint import load_latest
 from tests.support.training import draw_pictures, events_of, losses_of, tiny_base, tiny_config
 
 

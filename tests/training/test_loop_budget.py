@@ -15,10 +15,10 @@ import pytest
 from adapter_lab.config import NetworkConfig, RuleConfig, RunConfig, SaveConfig, SourceConfig, TrainConfig
 from adapter_lab.errors import AdapterLabError, ConfigError
 from adapter_lab.runs.folder import AdapterFiles, RunFolder, new_run_folder
-from adapter_lab.training import metadata
 from adapter_lab.training.budget import Budget, SavingPoints, Stopwatch
+from adapter_lab.training.device.slots import Slot
 from adapter_lab.training.interrupt import StopRequests
-from adapter_lab.training.slots import Slot
+from adapter_lab.training.output import metadata
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adapter_lab.config import LossConfig
-from adapter_lab.training.losses import (
+from adapter_lab.training.objective.losses import (
     NoiseSchedule,
     rescale_zero_terminal_snr,
     sample_losses,

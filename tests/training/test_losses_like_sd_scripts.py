@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adapter_lab.config import HUBER_LOSSES, LossConfig, TrainConfig
-from adapter_lab.training.losses import (
+from adapter_lab.training.objective.losses import (
     NoiseSchedule,
     huber_deltas,
     rescale_zero_terminal_snr,

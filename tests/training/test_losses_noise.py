@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from adapter_lab.config import LossConfig
-from adapter_lab.training.noise import draw_noise, draw_perturbation, draw_timestep, seed_everything, seed_of
+from adapter_lab.training.objective.noise import draw_noise, draw_perturbation, draw_timestep, seed_everything, seed_of
 
 
 def test_seeds_do_not_depend_on_the_process():
-    program = "from adapter_lab.training.noise import seed_of; print(seed_of(3, 'noise', 17))"
+    program = "from adapter_lab.training.objective.noise import seed_of; print(seed_of(3, 'noise', 17))"
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=_env())
     assert int(other.stdout) == seed_of(3, "noise", 17)
     assert seed_of(1, 23) != seed_of(12, 3)

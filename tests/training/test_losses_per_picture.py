@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 
-from adapter_lab.training.loss_statistics import ENOUGH_VISITS, LossStatistics
+from adapter_lab.training.objective.loss_statistics import ENOUGH_VISITS, LossStatistics
 
 
 def simulate(statistics: LossStatistics, visits: int, seed: int = 0) -> None:

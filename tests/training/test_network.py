@@ -15,9 +15,9 @@ from adapter_lab.adapters.file import AdapterFile, save_adapter
 from adapter_lab.adapters.keys import Target, targets
 from adapter_lab.config import NetworkConfig, RuleConfig
 from adapter_lab.errors import ConfigError
-from adapter_lab.training.network import AdapterNetwork, add_frozen_adapters, build_network
-from adapter_lab.training.network_modules import find_module
-from adapter_lab.training.quantized import compress
+from adapter_lab.training.forwards.quantized import compress
+from adapter_lab.training.network.modules import find_module
+from adapter_lab.training.network.network import AdapterNetwork, add_frozen_adapters, build_network
 from tests.support.checkpoints import tiny_layout, tiny_modules
 
 MIXED = NetworkConfig(

@@ -10,7 +10,7 @@ import torch
 from adapter_lab.adapters.file import AdapterFile, save_adapter
 from adapter_lab.adapters.keys import targets
 from adapter_lab.config import NetworkConfig
-from adapter_lab.training.network import build_network
+from adapter_lab.training.network.network import build_network
 from tests.support.checkpoints import tiny_layout, tiny_modules
 
 DIFFUSERS = ("lora_unet_down_blocks_0_attentions_0_", "lora_unet_mid_block_", "lora_unet_up_blocks_", "lora_te_")

@@ -13,7 +13,7 @@ from adapter_lab.config import NetworkConfig, RuleConfig
 from adapter_lab.errors import ConfigError
 from adapter_lab.training.forwards import LAYERS
 from adapter_lab.training.forwards.spec import butterfly_blocks, factorization, smallest_butterfly_dim
-from adapter_lab.training.network_plan import plan_network
+from adapter_lab.training.network.plan import plan_network
 from tests.adapters.layouts import real_shapes
 from tests.support.adapter_cases import CASES, LAYER_TYPES, base_module, spec_of
 

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError, DatasetError, TrainingStopped
-from adapter_lab.training import phases
+from adapter_lab.training import prepare as phases
 from adapter_lab.training.dataset import LatentCache, TextCache, scan
+from adapter_lab.training.denoiser.step import Denoiser
 from adapter_lab.training.loop import train
-from adapter_lab.training.step import Denoiser
 from tests.support.checkpoints import tiny_metadata
 from tests.support.training import events_of, tiny_config
 

@@ -15,10 +15,10 @@ from torch.nn import Parameter
 from adapter_lab.config import OWN_OPTIMIZERS, OptimizerConfig
 from adapter_lab.errors import ConfigError
 from adapter_lab.presets import STUDY, preset
-from adapter_lab.training.averages import MovingAverage
-from adapter_lab.training.optimizers import OptimizerSet, build_optimizer, rate_groups
-from adapter_lab.training.prodigy import Prodigy as DeviceProdigy
-from adapter_lab.training.schedules import schedule_factor
+from adapter_lab.training.optim.ema import MovingAverage
+from adapter_lab.training.optim.optimizers import OptimizerSet, build_optimizer, rate_groups
+from adapter_lab.training.optim.prodigy import Prodigy as DeviceProdigy
+from adapter_lab.training.optim.schedules import schedule_factor
 
 AVAILABLE = [name for name in OWN_OPTIMIZERS if name != "adamw8bit"]
 # Enough for the Prodigy family to leave its first, tiny estimate of the rate.
@@ -108,7 +108,7 @@ def test_prodigy_on_the_device_takes_prodigyopts_steps(options, monkeypatch):
         "slice_p": 10,
         **options,
     }
-    monkeypatch.setattr("adapter_lab.training.prodigy.CHUNK_BYTES", 400)
+    monkeypatch.setattr("adapter_lab.training.optim.prodigy.CHUNK_BYTES", 400)
     # In float64, since the first estimates are differences of nearly equal weights.
     ours_parameters, theirs_parameters = (
         [Parameter(p.detach().double()) for members in parts().values() for p, _ in members] for _ in range(2)

@@ -20,7 +20,7 @@ def printed(program: str) -> list[int]:
 
 METER = """
 import torch
-from adapter_lab.training.peak_memory import MemoryMeter
+from adapter_lab.training.device.peak_memory import MemoryMeter
 """
 
 

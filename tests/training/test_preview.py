@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from adapter_lab.config import BaseConfig, PreviewConfig
 from adapter_lab.training.bases import Base, open_base
-from adapter_lab.training.preview import PromptText, decode, encode_prompts, sample, sampler
+from adapter_lab.training.output.preview import PromptText, decode, encode_prompts, sample, sampler
 from tests.support.checkpoints import tiny_layout, write_random_checkpoint
 
 PROMPTS = ["a photo of a cat", "a very long prompt, " * 8]
@@ -146,7 +146,7 @@ def test_half_precision_follows_the_same_path(tmp_path: Path) -> None:
 
 
 def test_tiled_decoding_is_close_to_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from adapter_lab.training import preview as module
+    from adapter_lab.training.output import preview as module
 
     base = _base(tmp_path, "sd15")
     latents = torch.randn(1, 4, 24, 24, generator=torch.Generator().manual_seed(0)) * 0.2

@@ -11,7 +11,7 @@ from transformers import optimization
 
 from adapter_lab.config import SCHEDULES, OptimizerConfig, RunConfig, TrainConfig
 from adapter_lab.training.budget import Budget
-from adapter_lab.training.schedules import schedule_factor
+from adapter_lab.training.optim.schedules import schedule_factor
 from adapter_lab.validation import problems
 
 STEPS, WARM_UP, LR = 200, 30, 1e-3

@@ -14,9 +14,9 @@ from adapter_lab import config_file
 from adapter_lab.study.executors import Job
 from adapter_lab.study.executors.processes import command
 from adapter_lab.training.dataset import Batch
-from adapter_lab.training.latents import LatentBatch
+from adapter_lab.training.denoiser.latents import LatentBatch
+from adapter_lab.training.distributed import Team
 from adapter_lab.training.loop import train
-from adapter_lab.training.team import Team
 from tests.support.training import events_of, losses_of, tiny_config
 
 # Sums of two halves are rounded otherwise than one sum; over four steps of fp32 that stays below this.

@@ -22,13 +22,13 @@ import adapter_lab.training
 from adapter_lab.adapters.keys import targets
 from adapter_lab.config import BaseConfig, LossConfig
 from adapter_lab.training.bases.base import open_base
-from adapter_lab.training.conditioning import CachedCaptions, EncodedNow
 from adapter_lab.training.dataset import scan
-from adapter_lab.training.latents import LatentBatch
-from adapter_lab.training.network import build_network
-from adapter_lab.training.prodigy import Prodigy
-from adapter_lab.training.step import Denoiser, accumulate_gradients
-from adapter_lab.training.team import Team
+from adapter_lab.training.denoiser.conditioning import CachedCaptions, EncodedNow
+from adapter_lab.training.denoiser.latents import LatentBatch
+from adapter_lab.training.denoiser.step import Denoiser, accumulate_gradients
+from adapter_lab.training.distributed import Team
+from adapter_lab.training.network.network import build_network
+from adapter_lab.training.optim.prodigy import Prodigy
 from tests.support.training import tiny_base, tiny_config
 
 META = torch.device("meta")
@@ -154,7 +154,7 @@ def test_prodigys_later_steps_read_nothing_and_are_what_they_were() -> None:
         assert step == 0 or watched.reads == {}  # the first step makes the state
         # The same sum with the number read from the device, as it was.
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("adapter_lab.training.prodigy._add_everywhere", torch._foreach_add_)
+            patch.setattr("adapter_lab.training.optim.prodigy._add_everywhere", torch._foreach_add_)
             before.step()
         for one, other in zip(*both):
             assert torch.equal(one, other)

@@ -13,9 +13,9 @@ from adapter_lab.errors import DatasetError
 from adapter_lab.runs.folder import AdapterFiles
 from adapter_lab.training.bases import open_base
 from adapter_lab.training.dataset import scan
+from adapter_lab.training.estimate.memory import estimate
 from adapter_lab.training.loop import train
-from adapter_lab.training.memory import estimate
-from adapter_lab.training.network_plan import plan_network
+from adapter_lab.training.network.plan import plan_network
 from tests.support.training import draw_pictures, events_of, tiny_base, tiny_config
 
 

@@ -12,7 +12,7 @@ import pytest
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.runs.events import EventLog
-from adapter_lab.study.definition import Budget, General, Study, Variant, run_name
+from adapter_lab.study.spec.definition import Budget, General, Study, Variant, run_name
 from adapter_lab.worker import StudyDetail, Worker
 from tests.support.studies import training_of
 from tests.worker.conftest import wait_for

@@ -10,7 +10,7 @@ from typing import Any
 from adapter_lab.api.errors import BadRequest
 from adapter_lab.errors import shown
 from adapter_lab.jsonio import LARGEST
-from adapter_lab.study.definition import MOST_VARIANTS
+from adapter_lab.study.spec.definition import MOST_VARIANTS
 
 REQUIRED: Any = object()
 MOST_SETTINGS = 300  # there are half as many

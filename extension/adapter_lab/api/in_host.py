@@ -10,12 +10,12 @@ from adapter_lab.api.app import attach
 from adapter_lab.api.context import Context
 from adapter_lab.environment.status import ROOT
 from adapter_lab.hosts.console import say
+from adapter_lab.hosts.families.webui import api_credentials, data_folder, import_api, listens_beyond, own_folders
+from adapter_lab.hosts.gpu_handover import Turns
 from adapter_lab.hosts.guard import guarded
 from adapter_lab.hosts.protocol import Host
 from adapter_lab.hosts.settings import Settings
 from adapter_lab.hosts.start import running, take_turns
-from adapter_lab.hosts.turns import Turns
-from adapter_lab.hosts.webui import api_credentials, data_folder, import_api, listens_beyond, own_folders
 from adapter_lab.worker import Worker
 
 TITLE, ELEMENT = "Adapter Lab", "adapter_lab_tab"

@@ -14,8 +14,8 @@ from adapter_lab.api.context import Context
 from adapter_lab.api.errors import Refused
 from adapter_lab.config import TrainConfig, default_of, sections
 from adapter_lab.environment.status import ROOT
-from adapter_lab.study.definition import Study
 from adapter_lab.study.scores.settings import scorer_settings
+from adapter_lab.study.spec.definition import Study
 from adapter_lab.validation import Problem
 
 

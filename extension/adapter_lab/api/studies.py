@@ -23,10 +23,11 @@ from adapter_lab.api.runs import WHEN, in_words, open_folder_of
 from adapter_lab.api.settings import understood
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError
-from adapter_lab.study import presets, study_file
-from adapter_lab.study.definition import DECIDED, MOST_VARIANTS, Study, Variant
-from adapter_lab.study.folder import StudyFolder
+from adapter_lab.study.record.folder import StudyFolder
 from adapter_lab.study.scores.settings import scorer_settings
+from adapter_lab.study.spec import file as study_file
+from adapter_lab.study.spec import variants as presets
+from adapter_lab.study.spec.definition import DECIDED, MOST_VARIANTS, Study, Variant
 from adapter_lab.validation import Problem
 from adapter_lab.worker import StudyDetail
 
@@ -75,8 +76,8 @@ def plan(context: Context, call: Call) -> dict[str, Any]:
 
 def _checked(context: Context, call: Call) -> tuple[Study, list[str]]:
     """The study that a request describes, and what of its settings is not used; raises BadRequest for what is wrong."""
-    from adapter_lab.study import race
-    from adapter_lab.study.checks import check, variant_problems
+    from adapter_lab.study.analysis import race
+    from adapter_lab.study.spec.checks import check, variant_problems
 
     study, remarks = _understood(call)
     check(study)
@@ -108,7 +109,7 @@ def _understood(call: Call) -> tuple[Study, list[str]]:
 
 def _check_paths(context: Context, call: Call, study: Study) -> None:
     """Raise Refused or BadRequest for paths that may not be named or are not there; writes them out in full."""
-    from adapter_lab.study.checks import settings_of
+    from adapter_lab.study.spec.checks import settings_of
 
     roots.check_scores(context, call.public, study)
     found: list[Problem] = []
@@ -234,7 +235,7 @@ def stop(context: Context, call: Call) -> dict[str, Any]:
 
 
 def resume(context: Context, call: Call) -> dict[str, Any]:
-    from adapter_lab.study.checks import check, variant_problems
+    from adapter_lab.study.spec.checks import check, variant_problems
 
     folder = known(context, call)
     study = study_file.load(folder.plan)

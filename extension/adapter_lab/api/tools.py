@@ -76,7 +76,7 @@ FILES = ("adapter", "base", "tuned")
 
 
 def inspect(context: Context, call: Call) -> Any:
-    from adapter_lab.hosts.described import described  # torch, which only this route needs
+    from adapter_lab.hosts.loading.described import described  # torch, which only this route needs
 
     return described(_there(context, call, call["path"]))
 

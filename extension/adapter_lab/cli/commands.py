@@ -58,7 +58,7 @@ def _finished(result: Any, as_json: bool) -> int:
 def estimate(chosen: argparse.Namespace) -> int:
     """Predict file size, parameters and peak memory."""
     config = _config_of(chosen, complete=False)
-    from adapter_lab.training.memory import estimate as predict
+    from adapter_lab.training.estimate.memory import estimate as predict
 
     predicted = predict(config, memory=not chosen.no_memory)
     return _show(predicted.to_dict(), predicted.text(), chosen.json)
@@ -88,7 +88,7 @@ def report(chosen: argparse.Namespace) -> int:
 
 def inspect(chosen: argparse.Namespace) -> int:
     """Show what adapter files hold."""
-    from adapter_lab.hosts.described import described, in_words
+    from adapter_lab.hosts.loading.described import described, in_words
 
     found: list[dict[str, Any]] = []
     errors: list[AdapterLabError] = []

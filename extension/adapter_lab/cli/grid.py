@@ -25,7 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def command(chosen: argparse.Namespace) -> int:
     """Draw and write a grid."""
-    from adapter_lab.study.drawn_grid import draw_grid
+    from adapter_lab.study.pictures.drawn_grid import draw_grid
 
     config, _ = chosen_config(chosen)
     if not config.base.checkpoint:

@@ -54,7 +54,7 @@ def _new_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _own() -> dict[str, Any]:
-    from adapter_lab.study.definition import Budget, General, Race
+    from adapter_lab.study.spec.definition import Budget, General, Race
 
     return {"general": General, "budget": Budget, "race": Race}
 
@@ -130,10 +130,12 @@ def _folder_and_json(parser: argparse.ArgumentParser) -> None:
 
 def new(chosen: argparse.Namespace) -> int:
     """Write a study.toml."""
-    from adapter_lab.study import presets, race, study_file
-    from adapter_lab.study.definition import DECIDED, Study
-    from adapter_lab.study.folder import StudyFolder
-    from adapter_lab.study.plan import plan
+    from adapter_lab.study.analysis import race
+    from adapter_lab.study.planning.plan import plan
+    from adapter_lab.study.record.folder import StudyFolder
+    from adapter_lab.study.spec import file as study_file
+    from adapter_lab.study.spec import variants as presets
+    from adapter_lab.study.spec.definition import DECIDED, Study
 
     folder = StudyFolder(Path(chosen.study))
     if folder.plan.exists():
@@ -176,10 +178,10 @@ def _length(budget: Any) -> str:
 
 def plan(chosen: argparse.Namespace) -> int:
     """Show what a study will come to."""
-    from adapter_lab.study import study_file
     from adapter_lab.study.executors.local import LocalExecutor
-    from adapter_lab.study.folder import StudyFolder
-    from adapter_lab.study.forecast import forecast
+    from adapter_lab.study.planning.forecast import forecast
+    from adapter_lab.study.record.folder import StudyFolder
+    from adapter_lab.study.spec import file as study_file
 
     folder = StudyFolder(Path(chosen.study))
     kind, available = "cuda", chosen.memory_bytes
@@ -212,7 +214,7 @@ def _planned_text(found: dict[str, Any]) -> str:
 
 def run(chosen: argparse.Namespace) -> int:
     """Run a study from the start."""
-    from adapter_lab.study.folder import StudyFolder
+    from adapter_lab.study.record.folder import StudyFolder
 
     folder = StudyFolder(Path(chosen.study))
     if chosen.study == "demo":
@@ -234,8 +236,8 @@ def resume(chosen: argparse.Namespace) -> int:
 
 
 def _run(chosen: argparse.Namespace, folder: Path) -> int:
-    from adapter_lab.study import results
-    from adapter_lab.study.runner import run as run_study
+    from adapter_lab.study.analysis import results
+    from adapter_lab.study.running.runner import run as run_study
 
     state = run_study(folder, _executor(chosen), _tell, chosen.try_all, chosen.processes)
     found = results.load(folder)
@@ -262,14 +264,14 @@ def _executor(chosen: argparse.Namespace) -> Any:
 
 def status(chosen: argparse.Namespace) -> int:
     """Show how far a study is."""
-    from adapter_lab.study import results
+    from adapter_lab.study.analysis import results
 
     return _show(results.load(Path(chosen.study)), chosen.json)
 
 
 def report(chosen: argparse.Namespace) -> int:
     """Write the report."""
-    from adapter_lab.study import results
+    from adapter_lab.study.analysis import results
     from adapter_lab.study.report import write
 
     written = write(results.load(Path(chosen.study)), Path(chosen.study))
@@ -280,10 +282,10 @@ def report(chosen: argparse.Namespace) -> int:
 def prepare(chosen: argparse.Namespace) -> int:
     """Encode what all trainings of a study share."""
     from adapter_lab.cli.console import Console
-    from adapter_lab.study import study_file
-    from adapter_lab.study.folder import StudyFolder
-    from adapter_lab.study.plan import plan
-    from adapter_lab.study.preparing import FOLDER, fill_caches
+    from adapter_lab.study.planning.plan import plan
+    from adapter_lab.study.record.folder import StudyFolder
+    from adapter_lab.study.running.preparing import FOLDER, fill_caches
+    from adapter_lab.study.spec import file as study_file
 
     folder = StudyFolder(Path(chosen.study))
     configs = [planned.config for planned in plan(study_file.load(folder.running), folder.path)]
@@ -380,7 +382,7 @@ def _as_dict(found: Any) -> dict[str, Any]:
 
 
 def _advice(found: Any) -> dict[str, Any]:
-    from adapter_lab.study.recommend import recommend
+    from adapter_lab.study.analysis.recommend import recommend
 
     advice = recommend(found)
     names = ("variant", "point", "headline", "reasons", "cautions", "wasteful", "not_measured")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from adapter_lab.adapters.apply import apply_adapters
 from adapter_lab.config import BaseConfig, TrainConfig
-from adapter_lab.study.grid import label_grid
+from adapter_lab.study.pictures.grid import label_grid
 from adapter_lab.training.bases import open_base
 from adapter_lab.training.loop import RunResult, train
 

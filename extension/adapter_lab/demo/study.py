@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from adapter_lab.errors import AdapterLabError
-from adapter_lab.study.definition import Budget, General, Study
-from adapter_lab.study.presets import eleven
-from adapter_lab.study.study_file import write
+from adapter_lab.study.spec.definition import Budget, General, Study
+from adapter_lab.study.spec.file import write
+from adapter_lab.study.spec.variants import eleven
 
 from .evaluate import GUIDANCE, STEPS
 from .folder import write_demo_folder

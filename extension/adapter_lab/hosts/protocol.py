@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from adapter_lab.hosts.loader import Loader
+from adapter_lab.hosts.loading.loader import Loader
 
 
 @dataclass(frozen=True)

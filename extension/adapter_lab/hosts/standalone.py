@@ -32,8 +32,8 @@ from adapter_lab.adapters.spool import Spool
 from adapter_lab.adapters.svd import NO_LIMIT, RankRule
 from adapter_lab.adapters.tensors import TensorInfo
 from adapter_lab.errors import AdapterLabError
-from adapter_lab.hosts.verdict_table import HOSTS, Module
-from adapter_lab.hosts.verdicts import APPLY, verdict, verdict_of
+from adapter_lab.hosts.loading.verdict_table import HOSTS, Module
+from adapter_lab.hosts.loading.verdicts import APPLY, verdict, verdict_of
 
 
 def convert_for(

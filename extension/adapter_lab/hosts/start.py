@@ -8,16 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 from adapter_lab.hosts.console import say
-from adapter_lab.hosts.detect import detect
+from adapter_lab.hosts.families.detect import detect
+from adapter_lab.hosts.families.webui import sampling_step
+from adapter_lab.hosts.gpu_handover import Turns
 from adapter_lab.hosts.guard import guarded
-from adapter_lab.hosts.infotext import begin_batch, end_batch
-from adapter_lab.hosts.loader import Loader
+from adapter_lab.hosts.loading.infotext import begin_batch, end_batch
+from adapter_lab.hosts.loading.loader import Loader
+from adapter_lab.hosts.loading.report import FileReport
 from adapter_lab.hosts.protocol import Host
-from adapter_lab.hosts.report import FileReport
 from adapter_lab.hosts.settings import Settings, add_options
-from adapter_lab.hosts.turns import Turns
-from adapter_lab.hosts.webui import sampling_step
-from adapter_lab.hosts.xyz import Axes
+from adapter_lab.hosts.xyz.axes import Axes
 
 _running: list[tuple[Host, Loader]] = []
 _turns: list[Turns] = []

@@ -11,7 +11,7 @@ from adapter_lab.errors import AdapterLabError
 from adapter_lab.training.dataset import Batch, Item
 from adapter_lab.training.dataset.cache import latents_not_finite, text_not_finite
 from adapter_lab.training.dataset.plan import fixed_sample
-from adapter_lab.training.phases import Prepared
+from adapter_lab.training.prepare import Prepared
 
 
 def blame(prepared: Prepared, samples: Sequence[tuple[str, int]]) -> str:

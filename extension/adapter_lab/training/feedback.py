@@ -15,12 +15,12 @@ from torch import nn
 from adapter_lab import files
 from adapter_lab.config import LossConfig, PreviewConfig
 from adapter_lab.errors import AdapterLabError
-from adapter_lab.training.conditioning import EncodedNow
 from adapter_lab.training.dataset import Dataset
-from adapter_lab.training.devices import brief, is_out_of_memory, release_unused
-from adapter_lab.training.phases import Machine, Prepared
-from adapter_lab.training.preview import SMALL_TILE, PromptText, encode_prompts, sample
-from adapter_lab.training.records import Records
+from adapter_lab.training.denoiser.conditioning import EncodedNow
+from adapter_lab.training.device.devices import brief, is_out_of_memory, release_unused
+from adapter_lab.training.output.preview import SMALL_TILE, PromptText, encode_prompts, sample
+from adapter_lab.training.output.records import Records
+from adapter_lab.training.prepare import Machine, Prepared
 
 Made = TypeVar("Made")
 

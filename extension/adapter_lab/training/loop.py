@@ -20,13 +20,13 @@ from adapter_lab.runs import requests
 from adapter_lab.runs.changes import change
 from adapter_lab.runs.events import Event
 from adapter_lab.runs.folder import LOG, AdapterFiles, RunFolder, check_fresh, new_run_folder
-from adapter_lab.training.devices import brief, is_out_of_memory
+from adapter_lab.training.device.devices import brief, is_out_of_memory
+from adapter_lab.training.distributed import is_follower, is_team
 from adapter_lab.training.interrupt import StopRequests
-from adapter_lab.training.optimizers import check_available
-from adapter_lab.training.phases import StopEarly
-from adapter_lab.training.records import Records
+from adapter_lab.training.optim.optimizers import check_available
+from adapter_lab.training.output.records import Records
+from adapter_lab.training.prepare import StopEarly
 from adapter_lab.training.run import Run, RunResult
-from adapter_lab.training.team import is_follower, is_team
 from adapter_lab.validation import validate
 
 __all__ = ["RunResult", "resume", "train"]

@@ -9,9 +9,9 @@ from typing import Any
 from adapter_lab import files, jsonio
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.runs.folder import RunFolder
-from adapter_lab.training.checkpoint import TrainingState
 from adapter_lab.training.dataset import Dataset
 from adapter_lab.training.dataset.changes import contents, differences
+from adapter_lab.training.output.checkpoint import TrainingState
 
 # The part of a state's fingerprint that a person may accept a change of.
 PICTURES = "the pictures or captions"

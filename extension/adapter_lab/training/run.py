@@ -21,23 +21,23 @@ from adapter_lab.runs.folder import LOG, AdapterFiles, RunFolder, remove_leftove
 from adapter_lab.runs.requests import Requested, take_acceptance
 from adapter_lab.runs.state import RunState
 from adapter_lab.sample_prompts import prompt_advice
-from adapter_lab.training import metadata
-from adapter_lab.training.averages import MovingAverage
 from adapter_lab.training.blame import blame
 from adapter_lab.training.budget import Budget, SavingPoints, Stopwatch
-from adapter_lab.training.checkpoint import TrainingState, load_latest, states
+from adapter_lab.training.denoiser.latents import LatentBatch, plan_from, steps_with_latents
+from adapter_lab.training.denoiser.step import accumulate_gradients, drawn_timesteps
+from adapter_lab.training.device.peak_memory import MemoryMeter
+from adapter_lab.training.distributed import Team
 from adapter_lab.training.feedback import Feedback
 from adapter_lab.training.interrupt import StopRequests
-from adapter_lab.training.latents import LatentBatch, plan_from, steps_with_latents
-from adapter_lab.training.optimizers import build_optimizer, rate_groups
-from adapter_lab.training.peak_memory import MemoryMeter
-from adapter_lab.training.phases import Machine, Preparation, Prepared, frozen_key
-from adapter_lab.training.records import Records, StepLabel
+from adapter_lab.training.optim.ema import MovingAverage
+from adapter_lab.training.optim.optimizers import build_optimizer, rate_groups
+from adapter_lab.training.optim.schedules import schedule_factor
+from adapter_lab.training.output import metadata
+from adapter_lab.training.output.checkpoint import TrainingState, load_latest, states
+from adapter_lab.training.output.records import Records, StepLabel
+from adapter_lab.training.output.saving import Saver, describe_adapter, fingerprint
+from adapter_lab.training.prepare import Machine, Preparation, Prepared, frozen_key
 from adapter_lab.training.resuming import check_state, remember_pictures
-from adapter_lab.training.saving import Saver, describe_adapter, fingerprint
-from adapter_lab.training.schedules import schedule_factor
-from adapter_lab.training.step import accumulate_gradients, drawn_timesteps
-from adapter_lab.training.team import Team
 from adapter_lab.validation import without_ignored
 
 # While nothing is saved, the pictures learned worst are written down this often (steps), and so many of them.

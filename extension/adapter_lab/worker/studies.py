@@ -11,10 +11,8 @@ from typing import Any
 
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.runs.state import RunState
-from adapter_lab.study import study_file
-from adapter_lab.study.definition import Study, Variant, run_name
-from adapter_lab.study.folder import StudyFolder
-from adapter_lab.study.state import (
+from adapter_lab.study.record.folder import StudyFolder
+from adapter_lab.study.record.state import (
     DONE,
     DROPPED,
     FAILED,
@@ -24,7 +22,9 @@ from adapter_lab.study.state import (
     StudyState,
     load_state,
 )
-from adapter_lab.study.state import RunState as Noted
+from adapter_lab.study.record.state import RunState as Noted
+from adapter_lab.study.spec import file as study_file
+from adapter_lab.study.spec.definition import Study, Variant, run_name
 from adapter_lab.worker.summary import LIVING, kept_adapters, present_state
 from adapter_lab.worker.watched import WatchedRun, WatchedRuns
 

@@ -16,7 +16,7 @@ from adapter_lab.runs import remembered
 from adapter_lab.runs.folder import RunFolder
 from adapter_lab.runs.read import Tail
 from adapter_lab.runs.state import RunState
-from adapter_lab.study.folder import StudyFolder
+from adapter_lab.study.record.folder import StudyFolder
 from adapter_lab.worker.process import is_alive
 from adapter_lab.worker.study_log import StudyLog
 

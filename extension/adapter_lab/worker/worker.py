@@ -17,9 +17,9 @@ from adapter_lab.runs import requests
 from adapter_lab.runs.changes import change
 from adapter_lab.runs.events import EventLog
 from adapter_lab.runs.folder import AdapterFiles, RunFolder, new_run_folder
-from adapter_lab.study import study_file
-from adapter_lab.study.definition import Study
-from adapter_lab.study.folder import StudyFolder
+from adapter_lab.study.record.folder import StudyFolder
+from adapter_lab.study.spec import file as study_file
+from adapter_lab.study.spec.definition import Study
 from adapter_lab.validation import validate, without_ignored
 from adapter_lab.worker import process
 from adapter_lab.worker.advancing import Advancing

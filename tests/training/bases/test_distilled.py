@@ -17,8 +17,8 @@ from adapter_lab.config import BaseConfig, TrainConfig
 from adapter_lab.errors import FileFormatError
 from adapter_lab.training.bases import open_base, save_single_file
 from adapter_lab.training.bases.layout import layout
+from adapter_lab.training.estimate.memory import estimate
 from adapter_lab.training.loop import train
-from adapter_lab.training.memory import estimate
 from adapter_lab.training.run import Run
 from tests.support.checkpoints import byte_vocabulary, tiny_configs, tiny_metadata, tiny_modules
 from tests.support.training import events_of, tiny_config

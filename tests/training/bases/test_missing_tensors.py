@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from adapter_lab.config import BaseConfig, TrainConfig
 from adapter_lab.errors import FileFormatError
 from adapter_lab.training.bases import open_base
-from adapter_lab.training.memory import estimate
+from adapter_lab.training.estimate.memory import estimate
 from tests.support.checkpoints import tiny_layout, write_diffusers_folder, write_random_checkpoint
 
 UNET, VAE = "model.diffusion_model", "first_stage_model"

@@ -10,8 +10,8 @@ import pytest
 from adapter_lab.config import DatasetConfig, SourceConfig, TrainConfig
 from adapter_lab.errors import ConfigError, DatasetError
 from adapter_lab.training.dataset import largest_resolution, scan
+from adapter_lab.training.estimate.memory import estimate
 from adapter_lab.training.loop import train
-from adapter_lab.training.memory import estimate
 from adapter_lab.validation import problems
 from tests.support.training import draw_pictures, events_of, tiny_config
 

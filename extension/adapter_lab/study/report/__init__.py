@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from adapter_lab import files
-from adapter_lab.study.recommend import recommend
+from adapter_lab.study.analysis.recommend import recommend
+from adapter_lab.study.analysis.results import Results
 from adapter_lab.study.report import table
 from adapter_lab.study.report.grids import picture_grids, write_png
 from adapter_lab.study.report.page import html
 from adapter_lab.study.report.text import markdown
-from adapter_lab.study.results import Results
 
 NAMES = ("report.html", "report.md", "report.csv")
 

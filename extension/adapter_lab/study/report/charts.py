@@ -7,11 +7,11 @@ from itertools import pairwise
 from statistics import fmean
 
 from adapter_lab.comparing.evidence import METRICS
-from adapter_lab.study.comparison import BETTER
-from adapter_lab.study.recommend import Recommendation
+from adapter_lab.study.analysis.comparison import BETTER
+from adapter_lab.study.analysis.recommend import Recommendation
+from adapter_lab.study.analysis.results import Mean, PointSummary, Results, Training, VariantResult
+from adapter_lab.study.analysis.sentences import WORDS
 from adapter_lab.study.report.svg import Chart, Series
-from adapter_lab.study.results import Mean, PointSummary, Results, Training, VariantResult
-from adapter_lab.study.sentences import WORDS
 
 BINS = 60  # a step's loss says mostly what its timesteps were; means over this many shares of the training do not
 AXES = {"minutes": "minutes of training", "steps": "optimiser steps"}

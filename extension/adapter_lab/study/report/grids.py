@@ -11,10 +11,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from adapter_lab import files
-from adapter_lab.study.folder import StudyFolder
-from adapter_lab.study.grid import label_grid
-from adapter_lab.study.pictures import read_pictures
-from adapter_lab.study.results import BASE, Results, Training, VariantResult
+from adapter_lab.study.analysis.results import BASE, Results, Training, VariantResult
+from adapter_lab.study.pictures.grid import label_grid
+from adapter_lab.study.pictures.store import read_pictures
+from adapter_lab.study.record.folder import StudyFolder
 from adapter_lab.study.scores import ScorePrompt
 
 LARGEST_PROMPTS, LARGEST_COLUMNS = 6, 10

@@ -9,7 +9,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from adapter_lab.comparing.evidence import interval
-from adapter_lab.study.recommend import Recommendation
+from adapter_lab.study.analysis.recommend import Recommendation
+from adapter_lab.study.analysis.results import Results
+from adapter_lab.study.analysis.sentences import plus_minus
 from adapter_lab.study.report import table
 from adapter_lab.study.report.charts import concept_charts, loss_charts, pareto_chart, score_charts
 from adapter_lab.study.report.grids import PictureGrid
@@ -24,8 +26,6 @@ from adapter_lab.study.report.wording import (
     shared_settings,
     variant_settings,
 )
-from adapter_lab.study.results import Results
-from adapter_lab.study.sentences import plus_minus
 
 HERE = Path(__file__).parent
 

@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from adapter_lab.comparing.evidence import METRICS
-from adapter_lab.study.recommend import Recommendation
-from adapter_lab.study.results import Mean, PointSummary, Results, VariantResult
-from adapter_lab.study.sentences import plus_minus
+from adapter_lab.study.analysis.recommend import Recommendation
+from adapter_lab.study.analysis.results import Mean, PointSummary, Results, VariantResult
+from adapter_lab.study.analysis.sentences import plus_minus
 
 MIB = 2**20
 

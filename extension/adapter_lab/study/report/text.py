@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adapter_lab.study.recommend import Recommendation
+from adapter_lab.study.analysis.recommend import Recommendation
+from adapter_lab.study.analysis.results import Results
 from adapter_lab.study.report import table
 from adapter_lab.study.report.wording import (
     CONTRASTED,
@@ -15,7 +16,6 @@ from adapter_lab.study.report.wording import (
     shared_settings,
     variant_settings,
 )
-from adapter_lab.study.results import Results
 
 
 def markdown(results: Results, recommendation: Recommendation, grids: int) -> str:

@@ -7,11 +7,11 @@ from typing import Any
 
 from adapter_lab.comparing.evidence import Strength, interval, strength
 from adapter_lab.config import default_of, settings
-from adapter_lab.study.comparison import BETTER
-from adapter_lab.study.contrasts import Contrast
-from adapter_lab.study.definition import Study
-from adapter_lab.study.quality import Ranked
-from adapter_lab.study.results import ENDED, Decision, Results
+from adapter_lab.study.analysis.comparison import BETTER
+from adapter_lab.study.analysis.contrasts import Contrast
+from adapter_lab.study.analysis.quality import Ranked
+from adapter_lab.study.analysis.results import ENDED, Decision, Results
+from adapter_lab.study.spec.definition import Study
 
 READING = (
     "A value ± its standard error: over training seeds where a variant was trained with several, else over the "

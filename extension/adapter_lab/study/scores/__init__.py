@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from adapter_lab.study.definition import Study
+from adapter_lab.study.spec.definition import Study
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from adapter_lab.errors import ConfigError
-from adapter_lab.study.definition import Study
 from adapter_lab.study.scores import Context, Picture, ScorePrompt, Value
 from adapter_lab.study.scores.concepts import (
     NEUTRAL,
@@ -28,6 +27,7 @@ from adapter_lab.study.scores.concepts import (
     training_folder,
 )
 from adapter_lab.study.scores.settings import PICTURES, EmbeddingSettings, PictureSettings, first_line, settings_of
+from adapter_lab.study.spec.definition import Study
 
 BATCH = 16
 

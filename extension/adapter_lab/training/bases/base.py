@@ -22,8 +22,8 @@ from adapter_lab.training.bases.modules import new_text_encoder, new_unet, new_v
 from adapter_lab.training.bases.single_file import Opened
 from adapter_lab.training.bases.text import TextEncoders
 from adapter_lab.training.bases.tokenizer import ClipTokenizer
-from adapter_lab.training.losses import NoiseSchedule, rescale_zero_terminal_snr, scaled_linear_alphas_cumprod
-from adapter_lab.training.transfer import to_device
+from adapter_lab.training.device.transfer import to_device
+from adapter_lab.training.objective.losses import NoiseSchedule, rescale_zero_terminal_snr, scaled_linear_alphas_cumprod
 
 Device = torch.device | str
 TEXT_PARTS = ("te1", "te2")

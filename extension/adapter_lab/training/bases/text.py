@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from adapter_lab.training.bases.families import FAMILIES
 from adapter_lab.training.bases.tokenizer import ClipTokenizer
-from adapter_lab.training.transfer import to_device
+from adapter_lab.training.device.transfer import to_device
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from adapter_lab.training.bases.architecture import STATED, TEXT_SECTIONS, text_
 from adapter_lab.training.bases.ldm import ldm_state
 from adapter_lab.training.bases.modules import defaults
 from adapter_lab.training.bases.single_file import parameter_shapes
-from adapter_lab.training.losses import rescale_zero_terminal_snr, scaled_linear_alphas_cumprod
+from adapter_lab.training.objective.losses import rescale_zero_terminal_snr, scaled_linear_alphas_cumprod
 
 
 def save_single_file(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapter_lab.errors import ConfigError
-from adapter_lab.training.quantized import CompressedLayer
+from adapter_lab.training.forwards.quantized import CompressedLayer
 
 
 class Operation:

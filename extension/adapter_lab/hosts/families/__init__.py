@@ -1,0 +1,1 @@
+"""One file for each web UI, and what their families share."""

@@ -1,0 +1,1 @@
+"""Drawn images of a study and grids of them."""

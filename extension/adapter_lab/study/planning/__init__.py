@@ -1,0 +1,1 @@
+"""What a study will come to: sizes, points in time, minutes."""

@@ -1,0 +1,1 @@
+"""One prediction: latents, conditioning, and the step that compares them."""

@@ -1,0 +1,1 @@
+"""What differs between devices: copies, streams, memory, numbers read late."""

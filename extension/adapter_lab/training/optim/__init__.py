@@ -1,0 +1,1 @@
+"""Optimisers, schedules of their rates, and the average of weights."""

@@ -1,0 +1,1 @@
+"""What a training writes: adapter files, states to go on from, events, preview images."""
