@@ -175,8 +175,8 @@ def test_paths_stay_in_the_allowed_folders_where_others_reach_the_server(
 
 
 def test_the_scorers_named_are_those_there_are() -> None:
+    from adapter_lab.study.running.scoring import SCORERS
     from adapter_lab.study.scores import settings
-    from adapter_lab.study.scores.scoring import SCORERS
 
     assert {*SCORERS, "toy"} == set(settings.SCORERS)
 

@@ -8,7 +8,7 @@ from adapter_lab.demo.study import SMALL, demo_study, make_demo_study
 from adapter_lab.demo.toy_scores import toy_scorer
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.study.planning.plan import plan
-from adapter_lab.study.scores.scoring import open_scorers
+from adapter_lab.study.running.scoring import open_scorers
 from adapter_lab.study.spec import file as study_file
 
 

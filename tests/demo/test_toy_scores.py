@@ -12,9 +12,10 @@ import pytest
 from adapter_lab.demo.drawing import draw_scene
 from adapter_lab.demo.toy_scores import ASKED, FIRST, ONE, SECOND, TOGETHER, TWO, ToyScorer, toy_scorer
 from adapter_lab.demo.world import Scene
-from adapter_lab.study.scores import Context, Picture, Value
+from adapter_lab.study.scores import Context
 from adapter_lab.study.scores.settings import PictureSettings
 from adapter_lab.study.spec.definition import Study
+from adapter_lab.study.spec.measured import Picture, Value
 
 STUDY = Study()
 

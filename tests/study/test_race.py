@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from adapter_lab.comparing.evidence import spread_of
-from adapter_lab.study.analysis.race import compare, decide, is_beyond, remarks
+from adapter_lab.study.analysis.race import compare, decide, is_beyond
 from adapter_lab.study.spec.definition import General, Race, Study, Variant
+from adapter_lab.study.spec.race_checks import remarks
 
 STEPS = range(1, 21)
 

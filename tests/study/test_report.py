@@ -16,8 +16,8 @@ from adapter_lab.study import report
 from adapter_lab.study.analysis.results import Mean, Results
 from adapter_lab.study.record.state import Decision
 from adapter_lab.study.report.svg import Axis, Chart, Series, nice_ticks, spread_labels
-from adapter_lab.study.scores import ScorePrompt
 from adapter_lab.study.spec.definition import Budget
+from adapter_lab.study.spec.measured import ScorePrompt
 from tests.support.study_results import NO_CURVE, draw_pictures, make_results, replaced, summarised
 
 NAMES = ["LoRA", "LoRA+TE", "<LoHa> & co", "broken"]

@@ -130,10 +130,10 @@ def _folder_and_json(parser: argparse.ArgumentParser) -> None:
 
 def new(chosen: argparse.Namespace) -> int:
     """Write a study.toml."""
-    from adapter_lab.study.analysis import race
     from adapter_lab.study.planning.plan import plan
     from adapter_lab.study.record.folder import StudyFolder
     from adapter_lab.study.spec import file as study_file
+    from adapter_lab.study.spec import race_checks
     from adapter_lab.study.spec import variants as presets
     from adapter_lab.study.spec.definition import DECIDED, Study
 
@@ -151,7 +151,7 @@ def new(chosen: argparse.Namespace) -> int:
     plan(study, folder.path)
     folder.path.mkdir(parents=True, exist_ok=True)
     study_file.write(study, folder.plan)
-    for sentence in [*remarks, *more, *race.remarks(study)]:
+    for sentence in [*remarks, *more, *race_checks.remarks(study)]:
         print(f"Note: {sentence}", file=sys.stderr)
     trainings = len(study.variants) * len(study.general.seeds)
     print(f"Wrote {folder.plan}: {len(study.variants)} variants, {trainings} trainings of {_length(study.budget)}.")
@@ -296,7 +296,7 @@ def prepare(chosen: argparse.Namespace) -> int:
 def score(chosen: argparse.Namespace) -> int:
     """Score every adapter of a study that has no scores yet."""
     from adapter_lab.demo.toy_scores import toy_scorer
-    from adapter_lab.study.scores.scoring import score_study
+    from adapter_lab.study.running.scoring import score_study
 
     failures = score_study(Path(chosen.study), {"toy": toy_scorer}, print)
     if failures:

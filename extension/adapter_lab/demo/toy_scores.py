@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from adapter_lab.study.scores import Context, Picture, ScorePrompt, Value
+from adapter_lab.study.scores import Context
 from adapter_lab.study.scores.settings import PictureSettings, ToySettings, settings_of
 from adapter_lab.study.spec.definition import Study
+from adapter_lab.study.spec.measured import Picture, ScorePrompt, Value
 
 from .evaluate import Prompt, character_prompts, ordinary_prompts
 from .scorer import ScorerNet, likeness, read_pictures, score_pair, tag_accuracy

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from adapter_lab.errors import ConfigError
-from adapter_lab.study.scores import Context, Picture, ScorePrompt, Value
+from adapter_lab.study.scores import Context
 from adapter_lab.study.scores.concepts import NEUTRAL
 from adapter_lab.study.scores.embeddings import EmbeddingModel, embedding_scorer
 from adapter_lab.study.scores.settings import PictureSettings
 from adapter_lab.study.spec.definition import Study
+from adapter_lab.study.spec.measured import Picture, ScorePrompt, Value
 from tests.support.image_models import write_clip, write_dino
 from tests.support.studies import captioned_folder, study_of
 

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from adapter_lab.errors import ConfigError
-from adapter_lab.study.scores import Context, Picture, ScorePrompt, Value
-from adapter_lab.study.scores.scoring import Scoring, drawing_config, open_scorers
+from adapter_lab.study.running.scoring import Scoring, drawing_config, open_scorers
+from adapter_lab.study.scores import Context
 from adapter_lab.study.scores.settings import PictureSettings
 from adapter_lab.study.spec.definition import Study
+from adapter_lab.study.spec.measured import Picture, ScorePrompt, Value
 from tests.support.studies import study_of
 from tests.support.training import draw_pictures, tiny_base
 

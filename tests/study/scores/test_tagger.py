@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from adapter_lab.errors import ConfigError
-from adapter_lab.study.scores import Context, Picture, ScorePrompt
+from adapter_lab.study.scores import Context
 from adapter_lab.study.scores.settings import PictureSettings
 from adapter_lab.study.scores.tagger import Tagger, TaggerScorer, tagger_scorer
 from adapter_lab.study.spec.definition import Study
+from adapter_lab.study.spec.measured import Picture, ScorePrompt
 from tests.support.image_models import write_tagger
 from tests.support.studies import Colour, captioned_folder, study_of
 

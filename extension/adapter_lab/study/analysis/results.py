@@ -23,10 +23,10 @@ from adapter_lab.study.record.state import (
     load_state,
 )
 from adapter_lab.study.record.trainings import TrainingRecord, amount_of
-from adapter_lab.study.scores import Value
 from adapter_lab.study.scores.store import read_scores
 from adapter_lab.study.spec import file as study_file
 from adapter_lab.study.spec.definition import Study, Variant, run_name
+from adapter_lab.study.spec.measured import Value
 from adapter_lab.training.output.records import RECENT_STEPS
 
 BASE = "base"  # the row of the base model without an adapter

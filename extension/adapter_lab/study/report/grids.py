@@ -15,7 +15,7 @@ from adapter_lab.study.analysis.results import BASE, Results, Training, VariantR
 from adapter_lab.study.pictures.grid import label_grid
 from adapter_lab.study.pictures.store import read_pictures
 from adapter_lab.study.record.folder import StudyFolder
-from adapter_lab.study.scores import ScorePrompt
+from adapter_lab.study.spec.measured import ScorePrompt
 
 LARGEST_PROMPTS, LARGEST_COLUMNS = 6, 10
 THUMBNAIL, CELL = 144, 256  # largest sides in the page and in PNG files

@@ -8,33 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from adapter_lab.study.spec.definition import Study
-
-
-@dataclass(frozen=True)
-class ScorePrompt:
-    """A picture to draw: the prompt, the seed of its noise, and what it is about (concepts, or a group of prompts)."""
-
-    text: str
-    seed: int
-    about: str = ""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture that was drawn for a prompt."""
-
-    path: Path
-    prompt: ScorePrompt
-
-
-@dataclass(frozen=True)
-class Value:
-    """One measurement: of a metric, from the picture of one seed, about one concept ("" for none in particular)."""
-
-    metric: str
-    value: float
-    seed: int
-    concept: str = ""
+from adapter_lab.study.spec.measured import Picture, ScorePrompt, Value
 
 
 @dataclass(frozen=True)

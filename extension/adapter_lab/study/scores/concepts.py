@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapter_lab.study.scores import ScorePrompt
 from adapter_lab.study.scores.settings import PictureSettings
 from adapter_lab.study.spec.definition import Study
+from adapter_lab.study.spec.measured import ScorePrompt
 from adapter_lab.training.bases import open_base
 from adapter_lab.training.dataset import scan
 

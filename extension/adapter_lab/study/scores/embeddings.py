@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from adapter_lab.errors import ConfigError
-from adapter_lab.study.scores import Context, Picture, ScorePrompt, Value
+from adapter_lab.study.scores import Context
 from adapter_lab.study.scores.concepts import (
     NEUTRAL,
     TrainingFolder,
@@ -28,6 +28,7 @@ from adapter_lab.study.scores.concepts import (
 )
 from adapter_lab.study.scores.settings import PICTURES, EmbeddingSettings, PictureSettings, first_line, settings_of
 from adapter_lab.study.spec.definition import Study
+from adapter_lab.study.spec.measured import Picture, ScorePrompt, Value
 
 BATCH = 16
 

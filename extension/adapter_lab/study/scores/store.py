@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapter_lab import files, jsonio
-from adapter_lab.study.scores import Value
+from adapter_lab.study.spec.measured import Value
 
 
 @dataclass

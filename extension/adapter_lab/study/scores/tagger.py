@@ -19,10 +19,11 @@ import numpy as np
 from PIL import Image
 
 from adapter_lab.errors import ConfigError
-from adapter_lab.study.scores import Context, Picture, ScorePrompt, Value
+from adapter_lab.study.scores import Context
 from adapter_lab.study.scores.concepts import JOINT, NEUTRAL, TrainingFolder, prompts_about, tags_of, training_folder
 from adapter_lab.study.scores.settings import PICTURES, PictureSettings, TaggerSettings, first_line, settings_of
 from adapter_lab.study.spec.definition import Study
+from adapter_lab.study.spec.measured import Picture, ScorePrompt, Value
 
 FILES = ("model.onnx", "selected_tags.csv")
 GENERAL = "0"  # category of tags that are neither characters nor ratings

@@ -10,7 +10,7 @@ from typing import Any
 from adapter_lab.config import TrainConfig, default_of, settings
 from adapter_lab.config_file import from_tables, raise_all
 from adapter_lab.errors import shown
-from adapter_lab.study.analysis import race
+from adapter_lab.study.spec import race_checks
 from adapter_lab.study.spec.definition import DECIDED, SHARED, Study, Variant
 from adapter_lab.validation import dataclass_problems, problems
 
@@ -38,7 +38,7 @@ def check(study: Study) -> None:
     raise_all("The study", problems)
     raise_all(
         "The study",
-        [*_budget_problems(study), *_name_problems(study), *_setting_problems(study), *race.problems(study)],
+        [*_budget_problems(study), *_name_problems(study), *_setting_problems(study), *race_checks.problems(study)],
     )
 
 

@@ -19,12 +19,13 @@ from adapter_lab.study.analysis.results import BASE, Results, load
 from adapter_lab.study.pictures.drawing import Drawer
 from adapter_lab.study.pictures.store import drawn_pictures, picture_name, write_index
 from adapter_lab.study.record.folder import StudyFolder
-from adapter_lab.study.scores import Context, Picture, ScorePrompt, Scorer, Value
+from adapter_lab.study.scores import Context, Scorer
 from adapter_lab.study.scores.embeddings import embedding_scorer
 from adapter_lab.study.scores.settings import PICTURES, PictureSettings, picture_settings
 from adapter_lab.study.scores.store import kept_scores, write_scores
 from adapter_lab.study.scores.tagger import tagger_scorer
 from adapter_lab.study.spec.definition import Study
+from adapter_lab.study.spec.measured import Picture, ScorePrompt, Value
 from adapter_lab.training.bases import open_base
 from adapter_lab.training.dataset.index import file_digest
 
