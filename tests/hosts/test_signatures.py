@@ -13,7 +13,7 @@ STANDINS = Path(__file__).parents[1] / "loading" / "standins"
 def family(web_ui: WebUI) -> str:
     """Which family's module of `hosts` is at work in the web UI."""
     modules = web_ui.state()["modules"]
-    return next(path.name for path in STANDINS.iterdir() if f"adapter_lab.hosts.{path.name}" in modules)
+    return next(path.name for path in STANDINS.iterdir() if f"adapter_lab.hosts.families.{path.name}" in modules)
 
 
 def imitated(folder: Path) -> dict[str, list[str]]:

@@ -48,7 +48,7 @@ class ForgeUI:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
-        self.host = importlib.import_module(f"adapter_lab.hosts.{name}").HOST
+        self.host = importlib.import_module(f"adapter_lab.hosts.families.{name}").HOST
         self.networks: Any = importlib.import_module("networks")
         self.models: Any = importlib.import_module("modules.sd_models")
         self.shared: Any = importlib.import_module("modules.shared")

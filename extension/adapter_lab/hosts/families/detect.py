@@ -24,7 +24,7 @@ def detect() -> Host | None:
     """The web UI this process is; None if it is none."""
     for needed, ours in FAMILIES:
         if all(_can_import(module) for module in needed):
-            return importlib.import_module(f"adapter_lab.hosts.{ours}").HOST
+            return importlib.import_module(f"adapter_lab.hosts.families.{ours}").HOST
     return None
 
 
