@@ -21,12 +21,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "extension"))
 
+from adapter_lab.algorithms import ADAPTER_TYPES
 from adapter_lab.config import TrainConfig
 from adapter_lab.demo.evaluate import likeness_alone
 from adapter_lab.demo.folder import write_demo_folder
 from adapter_lab.demo.run import load_parts, with_adapter
 from adapter_lab.demo.toy_file import TOY_FILE, open_scorer
-from adapter_lab.kinds import KINDS
 from adapter_lab.prospects import fitted
 from adapter_lab.training.loop import resume, train
 
@@ -41,7 +41,7 @@ def configured(recipe: str, kind: str, seed: int, steps: int, out: Path) -> Trai
     """The tab's settings after choosing base, folder, type and steps."""
     config = TrainConfig()
     config.base.checkpoint, config.dataset.folder = str(TOY_FILE), str(out / "pictures")
-    for section, values in (("network", KINDS[kind].network), ("optimizer", RECIPES[recipe])):
+    for section, values in (("network", ADAPTER_TYPES[kind].network), ("optimizer", RECIPES[recipe])):
         for name, value in values.items():
             setattr(getattr(config, section), name, value)
     config.run.name, config.run.seed, config.run.steps = kind, seed, steps

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from adapter_lab import config_file, docs
+from adapter_lab.algorithms import ADAPTER_TYPES
 from adapter_lab.config import TrainConfig, default_of, flag_of, settings
 from adapter_lab.errors import ConfigError
-from adapter_lab.kinds import KINDS
 
 
 def test_the_page_in_the_repository_is_what_config_says() -> None:
@@ -42,7 +42,7 @@ def test_a_stale_page_is_found_and_written_anew(
 
 def test_the_readme_says_of_every_adapter_type_what_the_tab_says() -> None:
     text = docs.README.read_text(encoding="utf-8")
-    for kind in KINDS.values():
+    for kind in ADAPTER_TYPES.values():
         (row,) = [line for line in text.splitlines() if line.startswith(f"| {kind.title} |")]
         assert kind.good_for in row and f'`algo = "{kind.network["algo"]}"`' in row
 

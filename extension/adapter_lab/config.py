@@ -15,11 +15,10 @@ from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from adapter_lab import library_optimizers
+from adapter_lab import algorithms, library_optimizers
+from adapter_lab.option import option
 
-ALGORITHMS = ("lora", "loha", "lokr", "glora", "diag-oft", "boft", "ia3", "full")
-LOW_RANK = ("lora", "loha", "lokr", "glora")
-ORTHOGONAL = ("diag-oft", "boft")
+ALGORITHMS = algorithms.CHOSEN
 # Those whose options are settings of their own, and all.
 OWN_OPTIMIZERS = ("prodigy", "adamw", "adamw8bit", "adafactor", "lion", "prodigy-plus-schedule-free")
 OPTIMIZERS = OWN_OPTIMIZERS + library_optimizers.NAMES
@@ -51,46 +50,6 @@ def too_long(value: Any) -> str:
     if isinstance(value, str) and len(value) > LONGEST_TEXT:
         return f"has {len(value)} letters, but may have {LONGEST_TEXT}."
     return ""
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] | None = None,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    unit: str = "",
-    algorithms: tuple[str, ...] | None = None,
-    optimizers: tuple[str, ...] | None = None,
-    needs: str | tuple[str, ...] = (),
-    flag: str = "",
-    basic: bool = False,
-    path: str = "",
-) -> Any:
-    """A setting: its default and what the form, the docs and the validation need to know about it.
-
-    `algorithms` and `optimizers` name those that use it (None: all). `needs` names settings without which it has no
-    effect, each condition one of "a.b", "a.b=x|y", "a.b or c.d". `flag` is its spelling on the command line
-    where that is not its name. `basic` puts it among the settings shown first.
-    `path`: what of PATHS a text that names a file or folder is; a test holds that none goes without.
-    """
-    metadata = {
-        "help": help,
-        "choices": choices,
-        "minimum": minimum,
-        "maximum": maximum,
-        "unit": unit,
-        "algorithms": algorithms,
-        "optimizers": optimizers,
-        "needs": (needs,) if isinstance(needs, str) else needs,
-        "flag": flag,
-        "basic": basic,
-        "path": path,
-    }
-    if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -218,6 +177,7 @@ class DatasetConfig:
     )
 
 
+@algorithms.says_users
 @dataclass
 class RuleConfig:
     """Other settings for the modules whose LDM name matches a pattern; the first matching rule wins."""
@@ -230,15 +190,13 @@ class RuleConfig:
     alpha: float | Literal["same", "dim"] = option(
         "same", "Alpha for these modules; same: the network's; dim: as large as their dim.", minimum=0
     )
-    factor: int | Literal["same"] = option(
-        "same", "LoKr factor for these modules; same: the network's.", minimum=-1, algorithms=("lokr",)
-    )
+    factor: int | Literal["same"] = option("same", "LoKr factor for these modules; same: the network's.", minimum=-1)
     lr_scale: float = option(1.0, "Learning rate relative to the part's; 0: kept as they begin.", minimum=0)
 
 
 @dataclass
-class NetworkConfig:
-    """The adapter: its algorithm, its size and the modules it is put on."""
+class SizeConfig:
+    """The adapter's algorithm and size."""
 
     algo: str = option("lora", "Adapter algorithm. LoRA with conv_dim > 0 is LoCon.", choices=ALGORITHMS, basic=True)
     dim: int = option(
@@ -246,14 +204,12 @@ class NetworkConfig:
         "Rank of linear layers and 1x1 convolutions; block size for diag-OFT and BOFT.",
         minimum=1,
         maximum=4096,
-        algorithms=LOW_RANK + ORTHOGONAL,
         basic=True,
     )
     alpha: float | Literal["dim"] = option(
         8.0,
         "The update is scaled by alpha / dim; dim: as large as the dim, so not scaled.",
         minimum=0,
-        algorithms=LOW_RANK,
         basic=True,
     )
     conv_dim: int = option(
@@ -261,68 +217,51 @@ class NetworkConfig:
         "Rank of 3x3 convolutions; 0: resnets, up- and down-samplers and time embedding are not trained.",
         minimum=0,
         maximum=4096,
-        algorithms=LOW_RANK + ORTHOGONAL,
         needs="network.train_unet",
         basic=True,
+        lycoris="conv_dim",
     )
     conv_alpha: float | Literal["same", "dim"] = option(
         "same",
         "Alpha of convolutions; same: as alpha; dim: as large as conv_dim.",
         minimum=0,
-        algorithms=LOW_RANK,
         needs="network.conv_dim",
+        lycoris="conv_alpha",
     )
     train_conv: bool = option(
         False,
         "Also train the convolution set, for algorithms without a dim.",
-        algorithms=("ia3", "full"),
         needs="network.train_unet",
     )
-    factor: int = option(
-        -1,
-        "Size of LoKr's first Kronecker factor; -1: as square as possible; 1: a scalar (LoRA with gain).",
-        minimum=-1,
-        algorithms=("lokr",),
-        basic=True,
-    )
+
+
+@algorithms.says_users
+@dataclass
+class NetworkConfig(algorithms.OwnOptions, SizeConfig):
+    """The adapter: its algorithm, its size and the modules it is put on."""
+
     tucker: bool = option(
-        False,
-        "Tucker decomposition of 3x3 convolutions.",
-        algorithms=("lora", "loha", "lokr"),
-        needs="network.conv_dim",
+        False, "Tucker decomposition of 3x3 convolutions.", needs="network.conv_dim", lycoris="use_tucker"
     )
-    full_matrix: bool = option(False, "LoKr: keep the second factor whole.", algorithms=("lokr",))
-    decompose_both: bool = option(False, "LoKr: also decompose the first factor.", algorithms=("lokr",))
-    unbalanced: bool = option(False, "LoKr: unbalanced factorisation of the output side.", algorithms=("lokr",))
-    constraint: float = option(
-        0.0, "Norm bound of the rotation generators (COFT); 0: none.", minimum=0, algorithms=ORTHOGONAL
-    )
-    rescaled: bool = option(False, "Learn a magnitude per output channel after the rotation.", algorithms=ORTHOGONAL)
-    dora: bool = option(
-        False, "DoRA: learn the magnitude of the weight separately.", algorithms=("lora", "loha", "lokr", "glora")
-    )
+    dora: bool = option(False, "DoRA: learn the magnitude of the weight separately.", lycoris="dora_wd")
     dora_axis: str = option(
         "output",
         "Axis DoRA's magnitudes belong to.",
         choices=("output", "input"),
-        algorithms=("lora", "loha", "lokr", "glora"),
         needs="network.dora",
     )
-    use_scalar: bool = option(False, "Learn one scalar per module, starting at zero.", algorithms=LOW_RANK)
-    rs_lora: bool = option(False, "Scale by alpha / sqrt(dim) (rank-stabilised).", algorithms=LOW_RANK)
-    train_on_input: bool = option(False, "IA3: scale the input channels instead of the outputs.", algorithms=("ia3",))
-    train_norm: bool = option(False, "Also train normalisation layers.")
-    train_bias: bool = option(True, "Also train biases.", algorithms=("full",))
-    dropout: float = option(
-        0.0, "Dropout on the adapter's path.", minimum=0, maximum=1, algorithms=("lora", "loha", "lokr", "glora")
+    use_scalar: bool = option(False, "Learn one scalar per module, starting at zero.", lycoris="use_scalar")
+    rs_lora: bool = option(False, "Scale by alpha / sqrt(dim) (rank-stabilised).", lycoris="rs_lora")
+    train_norm: bool = option(False, "Also train normalisation layers.", lycoris="train_norm")
+    dropout: float = option(0.0, "Dropout on the adapter's path.", minimum=0, maximum=1, lycoris="dropout")
+    rank_dropout: float = option(0.0, "Chance to leave out each rank.", minimum=0, maximum=1, lycoris="rank_dropout")
+    module_dropout: float = option(
+        0.0, "Chance to leave out a module's adapter for a step.", minimum=0, maximum=1, lycoris="module_dropout"
     )
-    rank_dropout: float = option(0.0, "Chance to leave out each rank.", minimum=0, maximum=1, algorithms=LOW_RANK)
-    module_dropout: float = option(0.0, "Chance to leave out a module's adapter for a step.", minimum=0, maximum=1)
     max_norm: float = option(
         0.0,
         "Largest norm of a module's update; larger ones are scaled down; 0: no limit.",
         minimum=0,
-        algorithms=("lora", "loha", "lokr"),
     )
     train_unet: bool = option(True, "Train the UNet.")
     train_te: bool = option(False, "Train the text encoder (SDXL: both).", basic=True)

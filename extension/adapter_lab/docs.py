@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from adapter_lab.algorithms import ADAPTER_TYPES
 from adapter_lab.api import reference
 from adapter_lab.config import (
     RuleConfig,
@@ -31,7 +32,6 @@ from adapter_lab.config import (
 )
 from adapter_lab.config_file import literal, range_of
 from adapter_lab.errors import ConfigError
-from adapter_lab.kinds import KINDS
 from adapter_lab.kohya.table import TABLES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -121,9 +121,11 @@ def _escaped(text: str) -> str:
 
 
 def readme() -> str:
-    """The text of README.md with the table of adapter types as kinds.py has it."""
+    """The text of README.md with the table of adapter types as `algorithms` has it."""
     rows = ["| type | `[network]` | what it is good for |", "|---|---|---|"]
-    rows += [f"| {kind.title} | {_made_by(kind.network)} | {_escaped(kind.good_for)} |" for kind in KINDS.values()]
+    rows += [
+        f"| {kind.title} | {_made_by(kind.network)} | {_escaped(kind.good_for)} |" for kind in ADAPTER_TYPES.values()
+    ]
     return _with_made(README, TYPES_BEGIN, rows, "table of types")
 
 

@@ -9,10 +9,10 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from adapter_lab.algorithms import ADAPTER_TYPES
 from adapter_lab.config import TrainConfig
 from adapter_lab.config_file import from_tables
 from adapter_lab.errors import ConfigError
-from adapter_lab.kinds import KINDS
 
 Tables = Mapping[str, Mapping[str, Any]]
 
@@ -24,7 +24,7 @@ BASES: dict[str, tuple[str, Tables]] = {
 
 # The types whose memory was predicted for every tier (docs/presets.md).
 TYPES: dict[str, tuple[str, Tables]] = {
-    key: (KINDS[key].title, {"network": KINDS[key].network})
+    key: (ADAPTER_TYPES[key].title, {"network": ADAPTER_TYPES[key].network})
     for key in ("lora", "locon", "loha", "lokr", "glora", "diag-oft", "dora")
 }
 

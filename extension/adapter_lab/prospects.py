@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from adapter_lab import algorithms
 from adapter_lab.config import PRODIGIES, OptimizerConfig, RunConfig, TrainConfig
 
 
@@ -17,22 +18,23 @@ from adapter_lab.config import PRODIGIES, OptimizerConfig, RunConfig, TrainConfi
 class Start:
     """How Prodigy begins in runs of fewer than `below` optimiser steps: the numbers that "auto" comes to.
 
-    `lokr` is `d_coef` where a Kronecker product is trained, whose two factors each move less than a whole update.
+    `short`: an algorithm's `short_run_gain` counts; a Kronecker product, each of whose factors moves less than a whole
+    update, has one.
     """
 
     below: float
     d0: float
     growth: float
     d_coef: float
-    lokr: float
+    short: bool = False
 
 
 # Left alone, d needs about 80 steps from 1e-6 to 1e-4, which short runs do not have (docs/learning-curve.md). The last
 # row is the study's, made for thousands of steps: there d may be 1e-4 after 463.
 STARTS = (
-    Start(500, 1e-4, math.inf, 2.0, lokr=4.0),
-    Start(5000, 1e-4, math.inf, 1.0, lokr=1.0),
-    Start(math.inf, 1e-6, 1.01, 0.5, lokr=0.5),
+    Start(500, 1e-4, math.inf, 2.0, short=True),
+    Start(5000, 1e-4, math.inf, 1.0),
+    Start(math.inf, 1e-6, 1.01, 0.5),
 )
 # For a budget of minutes, whose number of steps is not known.
 UNKNOWN = STARTS[1]
@@ -57,8 +59,10 @@ def fitted(config: TrainConfig, steps: int) -> OptimizerConfig:
     Where whole weights are trained, d is what they move by, and would be far too much at once with a short run's d0.
     """
     o, start = config.optimizer, start_of(steps)
-    whole = "full" in (config.network.algo, *(rule.algo for rule in config.network.rules))
-    d_coef = start.lokr if config.network.algo == "lokr" else start.d_coef
+    named = (config.network.algo, *(rule.algo for rule in config.network.rules))
+    whole = any(row.whole_weights for row in algorithms.ROWS if row.key in named)
+    row = algorithms.BY_KEY.get(config.network.algo)
+    d_coef = start.d_coef * (row.short_run_gain if row and start.short else 1.0)
     limit = 0.0 if start.growth == math.inf else start.growth
     return replace(
         o,

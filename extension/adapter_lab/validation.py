@@ -12,9 +12,9 @@ from functools import cache
 from typing import Any, get_args, get_origin
 
 from adapter_lab import library_optimizers
+from adapter_lab.algorithms import LOW_RANK, SPELLINGS
 from adapter_lab.config import (
     AVERAGING,
-    LOW_RANK,
     OPTIMIZERS,
     PRODIGIES,
     SCHEDULE_FREE,
@@ -161,8 +161,7 @@ def _range_problems(name: str, value: Any, entry: Field[Any]) -> Iterator[str]:
 OTHER_WORDS = {
     "locon": "; LoCon is lora with conv_dim above 0.",
     "dora": "; DoRA is an option, network.dora, of lora, loha, lokr and glora.",
-    "oft": "; did you mean diag-oft?",
-    "diff": "; did you mean full?",
+    **{spelling: f"; did you mean {algorithm}?" for spelling, algorithm in SPELLINGS.items()},
     "l2": "; did you mean mse?",
 }
 

@@ -11,9 +11,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from adapter_lab import config_file
+from adapter_lab.algorithms import ADAPTER_TYPES
 from adapter_lab.api import Context
 from adapter_lab.config import TrainConfig, default_of, number_of, sections, settings, type_of, words_of
-from adapter_lab.kinds import KINDS
 from adapter_lab.presets import STUDY, preset, preset_table
 from tests.support.full_disk import FullDisk
 
@@ -40,7 +40,7 @@ def test_the_schema_has_every_setting_with_what_the_form_needs(client: TestClien
 
 def test_the_schema_has_every_type_with_valid_settings(client: TestClient) -> None:
     types = client.get("/schema").json()["types"]
-    assert [kind["key"] for kind in types] == list(KINDS)
+    assert [kind["key"] for kind in types] == list(ADAPTER_TYPES)
     for kind in types:
         assert not [p for p in _resolve(client, kind["settings"])["problems"] if p["setting"].startswith("network")]
 

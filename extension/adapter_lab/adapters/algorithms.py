@@ -7,24 +7,19 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from adapter_lab import algorithms
 from adapter_lab.adapters.base import MAGNITUDES, Adapter, FileOptions, Shapes
-from adapter_lab.adapters.boft import BOFT
 from adapter_lab.adapters.dora import DoRA
 from adapter_lab.adapters.full import Full
-from adapter_lab.adapters.glora import GLoRA
-from adapter_lab.adapters.ia3 import IA3
 from adapter_lab.adapters.loha import LoHa
 from adapter_lab.adapters.lokr import LoKr
 from adapter_lab.adapters.lora import LoRA
-from adapter_lab.adapters.norm import Norm
-from adapter_lab.adapters.oft import DiagOFT
 from adapter_lab.adapters.oftv2 import OFTv2
-from adapter_lab.adapters.set_weight import SetWeight
 from adapter_lab.adapters.summed import Summed
 from adapter_lab.errors import FileFormatError
 
-# A new algorithm is a new file with an Adapter class and one name here.
-ALGORITHMS: tuple[type[Adapter], ...] = (LoRA, LoHa, LoKr, GLoRA, DiagOFT, BOFT, OFTv2, IA3, Full, SetWeight, Norm)
+# In the order in which a module's tensors are tried.
+ALGORITHMS: tuple[type[Adapter], ...] = algorithms.readers()
 
 SHARED_SUFFIXES = ("alpha", "scalar", *MAGNITUDES, "diff_b")
 # What a whole difference may stand beside: the sum of both is meant.

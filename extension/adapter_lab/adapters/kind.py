@@ -11,26 +11,14 @@ from typing import Any
 
 import torch
 
+from adapter_lab import algorithms
 from adapter_lab.adapters.base import MAGNITUDES, FileOptions
 from adapter_lab.adapters.file import AdapterFile, adapter_from_tensors
 from adapter_lab.adapters.options import json_object
 from adapter_lab.errors import FileFormatError
 
-TITLES = {
-    "lora": "LoRA",
-    "loha": "LoHa",
-    "lokr": "LoKr",
-    "glora": "GLoRA",
-    "diag-oft": "diag-OFT",
-    "boft": "BOFT",
-    "oftv2": "OFTv2",
-    "ia3": "IA3",
-    "full": "full",
-    "set": "whole weights",
-    "norm": "norm",
-}
 # Other names people have for a type.
-SPELLINGS = {"oft": "diag-oft", "diagoft": "diag-oft", "(ia)3": "ia3", "(ia)³": "ia3", "ia³": "ia3", "lycoris": "locon"}
+SPELLINGS = {**algorithms.SPELLINGS, "lycoris": "locon"}
 # Convolutions of 3x3 in a UNet, by LDM's and diffusers' names.
 CONVOLUTION = re.compile(r"(in_layers_2|out_layers_3|input_blocks_0_0|out_2|_(op|conv|conv1|conv2|conv_in|conv_out))$")
 SAMPLES = 3  # modules looked at of each kind there is in a file
@@ -52,7 +40,7 @@ class Kind:
     @property
     def name(self) -> str:
         """The shortest name: "LoKr f4"."""
-        title = "LoCon" if self.algorithm == "lora" and self.convolutions else TITLES.get(self.algorithm, "adapter")
+        title = "LoCon" if self.algorithm == "lora" and self.convolutions else _title(self.algorithm)
         words = [title, f"f{self.factor}" if self.factor is not None and self.factor >= 0 else ""]
         words += ["full" if self.full_matrix else "", "DoRA" if self.dora else ""]
         return " ".join(word for word in words if word)
@@ -70,6 +58,11 @@ class Kind:
         """Every word that is true of it, in lower case."""
         found = set(_words(self.name)) | {word for text in self.details().values() for word in _words(text)}
         return found | ({f"dim{self.dim}"} if self.dim is not None else set())
+
+
+def _title(algorithm: str) -> str:
+    row = algorithms.BY_KEY.get(algorithm)
+    return row.title if row else "adapter"
 
 
 def kind_of(file: AdapterFile) -> Kind:

@@ -8,10 +8,10 @@ from functools import cache
 from typing import Any, get_args
 
 from adapter_lab import config_file
+from adapter_lab.algorithms import ADAPTER_TYPES
 from adapter_lab.api.errors import BadRequest
 from adapter_lab.config import FAMILIES, TrainConfig, default_of, number_of, sections, settings, type_of, words_of
 from adapter_lab.errors import SHOWN, ConfigError
-from adapter_lab.kinds import KINDS
 from adapter_lab.validation import Problem, advice, ignored_because, problems, without_ignored
 
 MEMORY_TIERS = (6, 8, 12, 16, 24)
@@ -80,7 +80,7 @@ def schema() -> dict[str, Any]:
                 "good_for": kind.good_for,
                 "settings": {f"network.{name}": value for name, value in kind.network.items()},
             }
-            for kind in KINDS.values()
+            for kind in ADAPTER_TYPES.values()
         ],
         "families": list(FAMILIES),
         "tiers": list(MEMORY_TIERS),

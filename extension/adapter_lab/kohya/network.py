@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
-from adapter_lab.config import TrainConfig
+from adapter_lab import algorithms
+from adapter_lab.config import NetworkConfig, TrainConfig
 from adapter_lab.errors import ConfigError
 from adapter_lab.kohya.reading import Keys, shown
 from adapter_lab.kohya.table import HARMLESS, NETWORK_ARGS, row_of
 
 # network_module -> algorithm; None: `algo` of network_args says it.
-MODULES = {
-    "networks.lora": "lora",
-    "networks.loha": "loha",
-    "networks.lokr": "lokr",
-    "networks.lora_fa": "lora",
-    "networks.dylora": "lora",
+MODULES: dict[str, str | None] = {
+    **{module: row.key for row in algorithms.ROWS for module in row.sd_scripts},
     "lycoris.kohya": None,
-    "lycoris.locon_kohya": "lora",
 }
 # What is lost where an algorithm becomes another.
 NEAREST = {
@@ -36,17 +33,8 @@ OTHER_MODULES = {
     "networks.lora_hunyuan_image": "a LoRA for HunyuanImage",
     "networks.control_net_lllite": "a ControlNet-LLLite",
 }
-ALGORITHMS = {
-    "lora": "lora",
-    "locon": "lora",
-    "loha": "loha",
-    "lokr": "lokr",
-    "glora": "glora",
-    "ia3": "ia3",
-    "diag-oft": "diag-oft",
-    "boft": "boft",
-    "full": "full",
-}
+# algo of network_args -> ours.
+ALGORITHMS = {name: row.key for row in algorithms.ROWS for name in row.lycoris}
 # LyCORIS presets: what they leave out of everything.
 PRESETS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -69,16 +57,11 @@ MISSED = {
 # A dim that no module has: LyCORIS then keeps LoKr's second factor whole.
 LARGEST_DIM = 4096
 TUCKER = ("use_tucker", "use_cp", "use_conv_cp")
+# Switches that LyCORIS has too, by its name for them.
 SAME_BOOLEAN = {
-    "use_scalar": "use_scalar",
-    "dora_wd": "dora",
-    "decompose_both": "decompose_both",
-    "full_matrix": "full_matrix",
-    "unbalanced_factorization": "unbalanced",
-    "rs_lora": "rs_lora",
-    "train_norm": "train_norm",
-    "rescaled": "rescaled",
-    "train_on_input": "train_on_input",
+    entry.metadata["lycoris"]: entry.name
+    for entry in fields(NetworkConfig)
+    if entry.metadata["lycoris"] and isinstance(entry.default, bool) and entry.name != "tucker"
 }
 
 
@@ -92,7 +75,7 @@ def import_network(config: TrainConfig, keys: Keys) -> None:
     # sd-scripts' own defaults, not ours.
     network.dim, alpha = keys.integer("network_dim", 4), keys.number("network_alpha", 1.0)
     network.alpha = alpha or "dim"  # as theirs take 0
-    if network.algo in ("ia3", "full"):
+    if network.algo in (algorithms.users("train_conv") or ()):
         network.train_conv = True
     # LyCORIS trains convolutions at the linear layers' dim unless told otherwise; networks.lora only when told to.
     network.conv_dim = args.integer("conv_dim", network.dim if lycoris else 0) or (network.dim if lycoris else 0)

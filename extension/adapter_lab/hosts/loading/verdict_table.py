@@ -14,6 +14,8 @@ from typing import Any
 
 from adapter_lab.adapters.file import AdapterFile, ModuleError
 from adapter_lab.adapters.tensors import TensorInfo
+from adapter_lab.algorithms import ROWS
+from adapter_lab.algorithms.row import LIKE_COMFY
 
 HOSTS = {"classic": "Forge-classic", "a1111": "A1111", "forge": "Forge", "reforge": "reForge", "neo": "Forge Neo"}
 
@@ -126,7 +128,6 @@ def _lacks_a_sibling(module: Module) -> bool:
     )
 
 
-COMFY = ("classic", "forge", "reforge", "neo")
 WHOLE_FILE = "too many of its keys are unknown there, so the whole file is left out"
 UNKNOWN_KEYS = "its keys are unknown there"
 
@@ -137,21 +138,12 @@ TEXT_ENCODER = r"^lora_te"
 
 # The tensors of each algorithm that the web UIs named were seen to read, as the file spells them. A module with any
 # other tensor, or of any other algorithm, is not known to be applied there; of these, `TABLE` tells what goes wrong.
-READ: tuple[tuple[str, Collection[str], str], ...] = (
-    ("lora", HOSTS, "lora_up.weight lora_down.weight lora_mid.weight alpha dora_scale"),
-    ("lora", ("forge", "reforge", "neo"), "lora_A.weight lora_B.weight"),
-    ("loha", HOSTS, "hada_w1_a hada_w1_b hada_w2_a hada_w2_b hada_t1 hada_t2 alpha dora_scale"),
-    ("lokr", HOSTS, "lokr_w1 lokr_w1_a lokr_w1_b lokr_w2 lokr_w2_a lokr_w2_b lokr_t2 alpha dora_scale"),
-    ("glora", HOSTS, "a1.weight a2.weight b1.weight b2.weight alpha dora_scale"),
-    ("diag-oft", ("a1111", "reforge", "neo"), "oft_blocks rescale alpha"),
-    ("boft", ("a1111", "reforge", "neo"), "oft_blocks rescale alpha"),
-    ("oftv2", ("neo",), "oft_R.weight"),
-    ("ia3", ("a1111",), "weight on_input"),
-    ("full", HOSTS, "diff diff_b"),
-    ("norm", HOSTS, "w_norm b_norm"),
+READ: tuple[tuple[str, Collection[str], str], ...] = tuple(
+    (row.key, hosts, tensors) for row in ROWS for hosts, tensors in row.read_by
 )
 
 TABLE: tuple[Row, ...] = (
+    *(Row(row.key, _is(row.key), row.wrong, row.dropped) for row in ROWS if row.wrong or row.dropped),
     Row(
         "lokr with a tucker core",
         _all(_is("lokr"), _has("lokr_t2")),
@@ -210,30 +202,11 @@ TABLE: tuple[Row, ...] = (
         drop={},
     ),
     Row(
-        "diag-oft",
-        _is("diag-oft"),
-        wrong=dict.fromkeys(("reforge", "neo"), "the strength counts twice, and rescale is wrong"),
-        drop=dict.fromkeys(("classic", "forge"), "it has no effect"),
-    ),
-    Row(
-        "boft",
-        _is("boft"),
-        wrong=dict.fromkeys(("reforge", "neo"), "the strength counts twice"),
-        drop=dict.fromkeys(("classic", "forge"), "it has no effect"),
-    ),
-    Row(
         "diag-oft or boft with a constraint",
         _all(_is("diag-oft", "boft"), _is_constrained),
         wrong={},
         drop=dict.fromkeys(("reforge", "neo"), "it has no effect"),
     ),
-    Row(
-        "oftv2",
-        _is("oftv2"),
-        wrong={},
-        drop=dict.fromkeys(("classic", "a1111", "forge", "reforge"), UNKNOWN_KEYS),
-    ),
-    Row("ia3", _is("ia3"), wrong={}, drop=dict.fromkeys(COMFY, "it has no effect")),
     Row(
         "ia3 on the outputs of a convolution",
         _all(_is("ia3"), _of_convolution("weight"), _gains_outputs),
@@ -244,7 +217,7 @@ TABLE: tuple[Row, ...] = (
         "norm layers of a text encoder",
         _all(_is("norm"), _named(TEXT_ENCODER)),
         wrong={},
-        drop=dict.fromkeys(COMFY, UNKNOWN_KEYS),
+        drop=dict.fromkeys(LIKE_COMFY, UNKNOWN_KEYS),
     ),
     Row(
         "norm layers of SDXL's second text encoder",

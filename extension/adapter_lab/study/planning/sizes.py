@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from adapter_lab.adapters.keys import Target
-from adapter_lab.config import LOW_RANK, ORTHOGONAL, TrainConfig, trained_network
+from adapter_lab.algorithms import IN_BLOCKS, LOW_RANK
+from adapter_lab.config import TrainConfig, trained_network
 from adapter_lab.errors import ConfigError
 from adapter_lab.training.network.plan import plan_network
 
@@ -32,7 +33,7 @@ def of_size(config: TrainConfig, targets: Mapping[str, Target], wanted: int) -> 
     network = config.network
     if network.algo == "lokr" and network.full_matrix:
         return _nearest((_with_factor(config, factor) for factor in range(1, LARGEST_FACTOR + 1)), targets, wanted)
-    if network.algo in ORTHOGONAL:  # larger blocks may be fewer parameters, so all are looked at
+    if network.algo in IN_BLOCKS:  # larger blocks may be fewer parameters, so all are looked at
         found = _nearest((_with_dim(config, block) for block in range(2, LARGEST_BLOCK + 1)), targets, wanted)
         return _nearest(_with_conv_dims(config, found.network.dim), targets, wanted)
     if network.algo not in LOW_RANK:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from adapter_lab.config import option
 from adapter_lab.config_file import raise_all, table_values
 from adapter_lab.errors import ConfigError, shown
+from adapter_lab.option import option
 from adapter_lab.study.spec.definition import Study
 from adapter_lab.validation import dataclass_problems
 

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapter_lab.config import TrainConfig, option
+from adapter_lab.config import TrainConfig
+from adapter_lab.option import option
 
 # A table of more variants nobody reads, and every look at a study goes through all of its trainings.
 MOST_VARIANTS, MOST_TRAININGS = 200, 1000

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from adapter_lab.config import ALGORITHMS, LOW_RANK, ORTHOGONAL
+from adapter_lab.algorithms import ADAPTER_TYPES, IN_BLOCKS, LOW_RANK
+from adapter_lab.config import ALGORITHMS
 from adapter_lab.errors import ConfigError
-from adapter_lab.kinds import KINDS
 from adapter_lab.study.spec.definition import Variant
 
 Settings = dict[str, Any]
@@ -62,7 +62,7 @@ def product(
     for algorithm, text in itertools.product(algorithms, text_encoders):
         if algorithm not in ALGORITHMS:
             raise ConfigError(f"{algorithm!r} is no algorithm; choose among {', '.join(ALGORITHMS)}.")
-        for dim in dims if algorithm in LOW_RANK + ORTHOGONAL else (0,):
+        for dim in dims if algorithm in LOW_RANK + IN_BLOCKS else (0,):
             variants.append(_of_product(algorithm, dim, text, conv))
     return variants
 
@@ -83,7 +83,7 @@ def _of_product(algorithm: str, dim: int, text: bool, conv: bool) -> Variant:
 
 def every_type() -> list[Variant]:
     """Every adapter type of the tab once, as it is offered there."""
-    return [Variant(kind.title, _network(**kind.network)) for kind in KINDS.values()]
+    return [Variant(kind.title, _network(**kind.network)) for kind in ADAPTER_TYPES.values()]
 
 
 # Name -> (title, what it is, its variants).

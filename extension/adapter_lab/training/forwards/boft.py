@@ -7,6 +7,7 @@ columns of the weight. The weight costs more, since its rotation is computed aga
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -38,6 +39,21 @@ class BOFTLayer(OrthogonalLayer):
         if spec.rescaled:
             shapes["rescale"] = (spec.shape[0], *[1] * (len(spec.shape) - 1))
         return shapes
+
+    @classmethod
+    def refuse_impossible(cls, specs: Sequence[LayerSpec]) -> None:
+        """Blocks must be even and their number a power of two: name all modules they do not fit, and what would."""
+        smallest = {spec.name: smallest_butterfly_dim(spec.shape[0]) for spec in specs}
+        failing = [spec for spec in specs if (smallest[spec.name] or math.inf) > spec.dim]
+        if not failing:
+            return
+        possible = [dim for dim in smallest.values() if dim is not None]
+        sizes = ", ".join(str(size) for size in sorted({spec.shape[0] for spec in failing}))
+        remedy = f"choose a dim of at least {max(possible)}" if possible else "leave these modules out with a rule"
+        dims = ", ".join(str(dim) for dim in sorted({spec.dim for spec in failing}))
+        raise impossible(
+            [spec.name for spec in failing], f"BOFT with dim {dims} does not fit {sizes} outputs", f"{remedy}."
+        )
 
     @classmethod
     def lycoris_class(cls) -> Any:

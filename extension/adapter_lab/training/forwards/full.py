@@ -17,6 +17,7 @@ class FullLayer(AdapterLayer):
 
     file_keys: ClassVar[Mapping[str, str]] = {"diff": "diff", "diff_b": "diff_b"}
     has_alpha: ClassVar[bool] = False
+    stand_in_on: ClassVar[str] = "cpu"
 
     diff: nn.Parameter
     diff_b: nn.Parameter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -31,6 +31,8 @@ class AdapterLayer(nn.Module):
     # Parameters that take what has no place of its own in a file: the scalar, and what alpha's rounding leaves over.
     folded_into: ClassVar[tuple[str, ...]] = ()
     has_alpha: ClassVar[bool] = True
+    # Where LyCORIS's stand-in for the base module is made: "cpu" where it copies the weight.
+    stand_in_on: ClassVar[str] = "meta"
 
     scalar: nn.Parameter
 
@@ -50,9 +52,13 @@ class AdapterLayer(nn.Module):
         """Shapes of the trained parameters by name, without `scalar` and DoRA's magnitude."""
 
     @classmethod
-    @abstractmethod
     def lycoris_class(cls) -> Any:
-        """LyCORIS's module class, which gives the initial values."""
+        """LyCORIS's module class, where it is what gives the initial values."""
+        raise NotImplementedError
+
+    @classmethod
+    def refuse_impossible(cls, specs: Sequence[LayerSpec]) -> None:
+        """Raise ConfigError for sizes that modules cannot have, with what would fit; `specs`: all of this algorithm."""
 
     def parameters_in_use(self) -> tuple[Tensor, ...]:
         """What `delta` takes: parameters with scale, scalar and rank dropout applied."""
@@ -96,7 +102,10 @@ class AdapterLayer(nn.Module):
 
     @classmethod
     def initial_values(cls, spec: LayerSpec, weight: Callable[[], Tensor]) -> dict[str, Tensor]:
-        """Initial parameters on the CPU, fp32, drawn by LyCORIS from torch's generator; `weight` gives W (DoRA)."""
+        """Initial parameters on the CPU, fp32, drawn from torch's generator; `weight` gives W (DoRA).
+
+        By default they are LyCORIS's.
+        """
         found = dict(cls._lycoris_module(spec).named_parameters())
         values: dict[str, Tensor] = {}
         for name in cls.shapes(spec):
@@ -124,7 +133,7 @@ class AdapterLayer(nn.Module):
             "train_on_input": spec.train_on_input,
             "bypass_mode": False,
         }
-        module: nn.Module = cls.lycoris_class()(spec.name, stand_in(spec), 1.0, **options)
+        module: nn.Module = cls.lycoris_class()(spec.name, stand_in(spec, cls.stand_in_on), 1.0, **options)
         return module
 
     @property
@@ -277,9 +286,8 @@ def representable(value: float, up: bool = False) -> float:
     return math.ldexp(math.ceil(scaled) if up else round(scaled), exponent - digits)
 
 
-def stand_in(spec: LayerSpec) -> nn.Module:
+def stand_in(spec: LayerSpec, device: str) -> nn.Module:
     """A module of the spec's shape without values: what LyCORIS needs to know of the base."""
-    device = "cpu" if spec.algo == "full" else "meta"
     if spec.kind == "norm":
         return nn.LayerNorm(spec.shape[0], bias=spec.has_bias, device=device)
     out, into = spec.shape[:2]

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from adapter_lab.algorithms import OwnOptions
 from adapter_lab.errors import ConfigError
 
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class LayerSpec:
-    """One adapter layer before it exists. `shape` is (out, in), (out, in, kh, kw) or (n,) for a norm."""
+@dataclass
+class LayerSpec(OwnOptions):
+    """One adapter layer before it exists. `shape` is (out, in), (out, in, kh, kw) or (n,) for a norm.
+
+    Options that belong to one algorithm are those of its row.
+    """
 
     name: str
     kind: str  # "linear", "conv", "norm"
@@ -21,18 +25,10 @@ class LayerSpec:
     algo: str
     dim: int = 4
     alpha: float = 1.0
-    factor: int = -1
     tucker: bool = False
-    full_matrix: bool = False
-    decompose_both: bool = False
-    unbalanced: bool = False
-    constraint: float = 0.0
-    rescaled: bool = False
     dora: str = ""  # "", "output", "input"
     use_scalar: bool = False
     rs_lora: bool = False
-    train_on_input: bool = False
-    train_bias: bool = True
     dropout: float = 0.0
     rank_dropout: float = 0.0
     module_dropout: float = 0.0

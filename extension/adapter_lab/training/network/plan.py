@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
+from adapter_lab import algorithms
 from adapter_lab.adapters.keys import Target
+from adapter_lab.algorithms import OwnOptions
 from adapter_lab.config import NetworkConfig, RuleConfig
 from adapter_lab.errors import ConfigError
 from adapter_lab.training.forwards import LAYERS, LayerSpec
-from adapter_lab.training.forwards.spec import Shape, impossible, smallest_butterfly_dim
+from adapter_lab.training.forwards.spec import Shape
 
 # Roles of modules -> what must be on for them to be trained.
 ROLES = {
@@ -25,21 +27,14 @@ ROLES = {
 }
 # Options of NetworkConfig that a layer takes as they are, where its algorithm has them.
 LAYER_OPTIONS = (
+    *(entry.name for entry in fields(OwnOptions)),
     "tucker",
-    "full_matrix",
-    "decompose_both",
-    "unbalanced",
-    "constraint",
-    "rescaled",
     "use_scalar",
     "rs_lora",
-    "train_on_input",
-    "train_bias",
     "dropout",
     "rank_dropout",
     "module_dropout",
 )
-OPTIONS = {entry.name: entry for entry in fields(NetworkConfig)}
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,8 @@ def plan_network(config: NetworkConfig, targets: Mapping[str, Target]) -> list[L
     _refuse_useless_rules(config, used)
     if not chosen:
         raise ConfigError("These settings leave no module to train; turn on more of network.attention and its kin.")
-    _refuse_impossible_blocks(spec for _, spec, _ in chosen)
+    for algo in dict.fromkeys(spec.algo for _, spec, _ in chosen):
+        LAYERS[algo].refuse_impossible([spec for _, spec, _ in chosen if spec.algo == algo])
     return [_plan(target, spec, rule) for target, spec, rule in chosen]
 
 
@@ -114,8 +110,8 @@ def _spec(config: NetworkConfig, target: Target, rule: RuleConfig | None) -> Lay
     if rule is not None and not isinstance(rule.dim, str):
         dim = rule.dim
     options: dict[str, Any] = {name: getattr(config, name) for name in LAYER_OPTIONS if _has_option(algo, name)}
-    if _has_option(algo, "factor"):
-        options["factor"] = config.factor if rule is None or isinstance(rule.factor, str) else rule.factor
+    if rule is not None and not isinstance(rule.factor, str) and "factor" in options:
+        options["factor"] = rule.factor
     if _has_option(algo, "dora") and config.dora:
         options["dora"] = config.dora_axis
     return LayerSpec(
@@ -138,8 +134,8 @@ def _alpha(config: NetworkConfig, rule: RuleConfig | None, is_large: bool, dim: 
 
 
 def _has_option(algo: str, name: str) -> bool:
-    algorithms = OPTIONS[name].metadata["algorithms"]
-    return algorithms is None or algo in algorithms
+    users = algorithms.users(name)
+    return users is None or algo in users
 
 
 def _plan(target: Target, spec: LayerSpec, rule: RuleConfig | None) -> LayerPlan:
@@ -154,19 +150,3 @@ def _refuse_useless_rules(config: NetworkConfig, used: set[int]) -> None:
                 f"network.rules[{index}] (match {rule.match!r}) changes nothing: no module that is trained has such a "
                 "name, or an earlier rule takes them all; correct the pattern or remove the rule."
             )
-
-
-def _refuse_impossible_blocks(specs: Iterable[LayerSpec]) -> None:
-    """BOFT's blocks must be even and their number a power of two: name all modules they do not fit, and what would."""
-    butterflies = [spec for spec in specs if spec.algo == "boft"]
-    smallest = {spec.name: smallest_butterfly_dim(spec.shape[0]) for spec in butterflies}
-    failing = [spec for spec in butterflies if (smallest[spec.name] or math.inf) > spec.dim]
-    if not failing:
-        return
-    possible = [dim for dim in smallest.values() if dim is not None]
-    sizes = ", ".join(str(size) for size in sorted({spec.shape[0] for spec in failing}))
-    remedy = f"choose a dim of at least {max(possible)}" if possible else "leave these modules out with a rule"
-    dims = ", ".join(str(dim) for dim in sorted({spec.dim for spec in failing}))
-    raise impossible(
-        [spec.name for spec in failing], f"BOFT with dim {dims} does not fit {sizes} outputs", f"{remedy}."
-    )

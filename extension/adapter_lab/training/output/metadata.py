@@ -10,35 +10,18 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import PurePath
 from typing import Any
 
 from adapter_lab import __version__
 from adapter_lab.adapters.options import OWN_NETWORK
+from adapter_lab.algorithms import BY_KEY
 from adapter_lab.config import NetworkConfig, TrainConfig
 from adapter_lab.training.optim.optimizers import rate_of
 
 # A setting of ours and the name LyCORIS and kohya know it by in `network_args`.
-NETWORK_ARGUMENTS = {
-    "conv_dim": "conv_dim",
-    "conv_alpha": "conv_alpha",
-    "factor": "factor",
-    "tucker": "use_tucker",
-    "full_matrix": "full_matrix",
-    "decompose_both": "decompose_both",
-    "unbalanced": "unbalanced_factorization",
-    "constraint": "constraint",
-    "rescaled": "rescaled",
-    "dora": "dora_wd",
-    "use_scalar": "use_scalar",
-    "rs_lora": "rs_lora",
-    "train_norm": "train_norm",
-    "train_on_input": "train_on_input",
-    "dropout": "dropout",
-    "rank_dropout": "rank_dropout",
-    "module_dropout": "module_dropout",
-}
+NETWORK_ARGUMENTS = {e.name: e.metadata["lycoris"] for e in fields(NetworkConfig) if e.metadata["lycoris"]}
 # Kohya's own LoRA module knows these and nothing else.
 PLAIN_LORA = {"conv_dim", "conv_alpha", "dropout", "rank_dropout", "module_dropout"}
 
@@ -64,7 +47,7 @@ def network_entries(network: NetworkConfig) -> dict[str, str]:
     """Entries that follow from the network's settings alone."""
     default = NetworkConfig()
     changed = {name for name in NETWORK_ARGUMENTS if getattr(network, name) != getattr(default, name)}
-    plain = network.algo == "lora" and changed <= PLAIN_LORA and not network.rules
+    plain = (BY_KEY[network.algo].saved_as or network.algo) == "lora" and changed <= PLAIN_LORA and not network.rules
     arguments = {} if plain else {"algo": network.algo}
     told = replace(network, **_alphas_as_numbers(network))
     arguments |= {NETWORK_ARGUMENTS[name]: str(getattr(told, name)) for name in sorted(changed)}
