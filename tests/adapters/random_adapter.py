@@ -3,48 +3,74 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from adapter_lab.adapters.keys import Target
 
-ALGORITHMS = ("lora", "loha", "lokr", "glora", "diag-oft", "boft", "ia3", "full", "dora", "oftv2")
+Shape = tuple[int, ...]
 
 
-def random_tensors(algorithm: str, shape: tuple[int, ...], rank: int = 2, bias: bool = False) -> dict[str, Tensor]:
+def draw(*sizes: int) -> Tensor:
+    """Small random numbers."""
+    return torch.randn(sizes) * 0.1
+
+
+def _lora(shape: Shape, rank: int, bias: bool) -> dict[str, Tensor]:
+    ones = [1] * (len(shape) - 2)
+    up, down = draw(shape[0], rank, *ones), draw(rank, *shape[1:])
+    return {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(rank / 2)}
+
+
+def _dora(shape: Shape, rank: int, bias: bool) -> dict[str, Tensor]:
+    return {**_lora(shape, rank, bias), "dora_scale": draw(shape[0], 1, *[1] * (len(shape) - 2)) + 1}
+
+
+def _loha(shape: Shape, rank: int, bias: bool) -> dict[str, Tensor]:
+    rest = math.prod(shape[1:])
+    halves = {f"hada_w{i}_a": draw(shape[0], rank) for i in (1, 2)} | {f"hada_w{i}_b": draw(rank, rest) for i in (1, 2)}
+    return {**halves, "alpha": torch.tensor(rank / 2)}
+
+
+def _lokr(shape: Shape, rank: int, bias: bool) -> dict[str, Tensor]:
+    second = {"lokr_w2_a": draw(shape[0] // 2, rank), "lokr_w2_b": draw(rank, math.prod(shape[1:]) // 2)}
+    return {"lokr_w1": draw(2, 2), **second, "alpha": torch.tensor(rank / 2)}
+
+
+def _glora(shape: Shape, rank: int, bias: bool) -> dict[str, Tensor]:
+    ones = [1] * (len(shape) - 2)
+    factors = {"a1": draw(shape[1], rank, *ones), "a2": draw(rank, shape[1], *ones)}
+    factors |= {"b1": draw(shape[0], rank, *ones), "b2": draw(rank, *shape[1:])}
+    return {**{f"{name}.weight": tensor for name, tensor in factors.items()}, "alpha": torch.tensor(rank / 2)}
+
+
+def _full(shape: Shape, rank: int, bias: bool) -> dict[str, Tensor]:
+    return {"diff": draw(*shape), **({"diff_b": draw(shape[0])} if bias else {})}
+
+
+# Tensors by suffix of a module with a weight of this shape (`bias`: with a bias too), of each form that files have.
+FORMS: dict[str, Callable[[Shape, int, bool], dict[str, Tensor]]] = {
+    "lora": _lora,
+    "loha": _loha,
+    "lokr": _lokr,
+    "glora": _glora,
+    "diag-oft": lambda shape, *_: {"oft_blocks": draw(shape[0] // 4, 4, 4), "alpha": torch.tensor(0.0)},
+    "boft": lambda shape, *_: {"oft_blocks": draw(2, shape[0] // 4, 4, 4), "alpha": torch.tensor(0.0)},
+    "ia3": lambda shape, *_: {"weight": draw(shape[0]), "on_input": torch.tensor(0)},
+    "full": _full,
+    "dora": _dora,
+    "oftv2": lambda shape, *_: {"oft_R.weight": draw(math.prod(shape[1:]) // 4, 6)},
+}
+ALGORITHMS = tuple(FORMS)
+
+
+def random_tensors(algorithm: str, shape: Shape, rank: int = 2, bias: bool = False) -> dict[str, Tensor]:
     """Tensors by suffix of a module of `algorithm` for a weight of `shape`; a norm's for one-dimensional shapes."""
-
-    def draw(*sizes: int) -> Tensor:
-        return torch.randn(sizes) * 0.1
-
-    out, rest, ones = shape[0], math.prod(shape[1:]), [1] * (len(shape) - 2)
-    alpha = {"alpha": torch.tensor(rank / 2)}
     if len(shape) == 1:
-        return {"w_norm": draw(out), **({"b_norm": draw(out)} if bias else {})}
-    lora = {"lora_up.weight": draw(out, rank, *ones), "lora_down.weight": draw(rank, *shape[1:]), **alpha}
-    if algorithm == "lora":
-        return lora
-    if algorithm == "dora":
-        return {**lora, "dora_scale": draw(out, 1, *ones) + 1}
-    if algorithm == "loha":
-        halves = {f"hada_w{i}_a": draw(out, rank) for i in (1, 2)} | {f"hada_w{i}_b": draw(rank, rest) for i in (1, 2)}
-        return {**halves, **alpha}
-    if algorithm == "lokr":
-        return {"lokr_w1": draw(2, 2), "lokr_w2_a": draw(out // 2, rank), "lokr_w2_b": draw(rank, rest // 2), **alpha}
-    if algorithm == "glora":
-        factors = {"a1": draw(shape[1], rank, *ones), "a2": draw(rank, shape[1], *ones)}
-        factors |= {"b1": draw(out, rank, *ones), "b2": draw(rank, *shape[1:])}
-        return {**{f"{name}.weight": tensor for name, tensor in factors.items()}, **alpha}
-    if algorithm == "diag-oft":
-        return {"oft_blocks": draw(out // 4, 4, 4), "alpha": torch.tensor(0.0)}
-    if algorithm == "boft":
-        return {"oft_blocks": draw(2, out // 4, 4, 4), "alpha": torch.tensor(0.0)}
-    if algorithm == "oftv2":
-        return {"oft_R.weight": draw(rest // 4, 6)}
-    if algorithm == "ia3":
-        return {"weight": draw(out), "on_input": torch.tensor(0)}
-    return {"diff": draw(*shape), **({"diff_b": draw(out)} if bias else {})}
+        return {"w_norm": draw(shape[0]), **({"b_norm": draw(shape[0])} if bias else {})}
+    return FORMS[algorithm](shape, rank, bias)
 
 
 def random_adapter(

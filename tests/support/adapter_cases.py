@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -171,41 +172,52 @@ def rebuilt(layer: AdapterLayer) -> tuple[Tensor, Tensor | None]:
 
 def update(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
     """W' - W before DoRA, naively."""
-    scale: Any = (spec.alpha / (math.sqrt(spec.dim) if spec.rs_lora else spec.dim)) * p.get("scalar", 1.0)
-    shape = weight.shape
-    if spec.algo == "lora":
-        if "mid" in p:
-            return scale * torch.einsum("op,pqhw,qi->oihw", p["up"].flatten(1), p["mid"], p["down"].flatten(1))
-        return scale * (p["up"].flatten(1) @ p["down"].flatten(1)).reshape(shape)
-    if spec.algo == "loha":
-        halves = []
-        for number in "12":
-            if f"t{number}" in p:
-                core = p[f"t{number}"]
-                halves.append(torch.einsum("ijhw,io,jn->onhw", core, p[f"w{number}_a"], p[f"w{number}_b"]))
-            else:
-                halves.append((p[f"w{number}_a"] @ p[f"w{number}_b"]).reshape(shape))
-        return scale * halves[0] * halves[1]
-    if spec.algo == "lokr":
-        w1 = p["w1"] if "w1" in p else p["w1_a"] @ p["w1_b"]
-        if "w2" in p:
-            w2 = p["w2"]
-        elif "t2" in p:
-            w2 = torch.einsum("ijhw,ib,jd->bdhw", p["t2"], p["w2_a"], p["w2_b"])
+    return DEFINITIONS[spec.algo](spec, p, weight)
+
+
+def _scale(spec: LayerSpec, p: dict[str, Tensor]) -> Any:
+    return (spec.alpha / (math.sqrt(spec.dim) if spec.rs_lora else spec.dim)) * p.get("scalar", 1.0)
+
+
+def _lora(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
+    if "mid" in p:
+        return _scale(spec, p) * torch.einsum("op,pqhw,qi->oihw", p["up"].flatten(1), p["mid"], p["down"].flatten(1))
+    return _scale(spec, p) * (p["up"].flatten(1) @ p["down"].flatten(1)).reshape(weight.shape)
+
+
+def _loha(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
+    halves = []
+    for number in "12":
+        if f"t{number}" in p:
+            halves.append(torch.einsum("ijhw,io,jn->onhw", p[f"t{number}"], p[f"w{number}_a"], p[f"w{number}_b"]))
         else:
-            w2 = (p["w2_a"] @ p["w2_b"]).reshape(len(p["w2_a"]), -1, *shape[2:])
-        if "w1" in p and "w2" in p:
-            scale = p.get("scalar", 1.0)
-        return scale * torch.kron(w1.reshape(*w1.shape, *[1] * (len(shape) - 2)), w2.contiguous())
-    if spec.algo == "glora":
-        mixed = torch.einsum("oi...,ir,rj->oj...", weight, p["a1"].flatten(1), p["a2"].flatten(1))
-        return scale * (mixed + (p["b1"].flatten(1) @ p["b2"].flatten(1)).reshape(shape))
-    if spec.algo in ("diag-oft", "boft"):
-        return _orthogonal(spec, p, weight)
-    if spec.algo == "ia3":
-        gains = p["gains"].flatten()
-        return weight * gains.reshape(*((1, -1) if spec.train_on_input else (-1, 1)), *[1] * (len(shape) - 2))
-    assert spec.algo == "full"
+            halves.append((p[f"w{number}_a"] @ p[f"w{number}_b"]).reshape(weight.shape))
+    return _scale(spec, p) * halves[0] * halves[1]
+
+
+def _lokr(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
+    w1 = p["w1"] if "w1" in p else p["w1_a"] @ p["w1_b"]
+    if "w2" in p:
+        w2 = p["w2"]
+    elif "t2" in p:
+        w2 = torch.einsum("ijhw,ib,jd->bdhw", p["t2"], p["w2_a"], p["w2_b"])
+    else:
+        w2 = (p["w2_a"] @ p["w2_b"]).reshape(len(p["w2_a"]), -1, *weight.shape[2:])
+    scale: Any = p.get("scalar", 1.0) if "w1" in p and "w2" in p else _scale(spec, p)
+    return scale * torch.kron(w1.reshape(*w1.shape, *[1] * (weight.dim() - 2)), w2.contiguous())
+
+
+def _glora(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
+    mixed = torch.einsum("oi...,ir,rj->oj...", weight, p["a1"].flatten(1), p["a2"].flatten(1))
+    return _scale(spec, p) * (mixed + (p["b1"].flatten(1) @ p["b2"].flatten(1)).reshape(weight.shape))
+
+
+def _ia3(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
+    across = (1, -1) if spec.train_on_input else (-1, 1)
+    return weight * p["gains"].flatten().reshape(*across, *[1] * (weight.dim() - 2))
+
+
+def _full(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
     return p["diff"]
 
 
@@ -237,3 +249,16 @@ def _butterfly_order(size: int, block: int, stage: int) -> Tensor:
     return torch.tensor(
         [start + j + k * half for start in range(0, size, 2 * half) for j in range(half) for k in (0, 1)]
     )
+
+
+# The definition of each algorithm that is trained: W' - W from its parameters.
+DEFINITIONS: dict[str, Callable[[LayerSpec, dict[str, Tensor], Tensor], Tensor]] = {
+    "lora": _lora,
+    "loha": _loha,
+    "lokr": _lokr,
+    "glora": _glora,
+    "diag-oft": _orthogonal,
+    "boft": _orthogonal,
+    "ia3": _ia3,
+    "full": _full,
+}
