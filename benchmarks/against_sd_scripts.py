@@ -31,8 +31,8 @@ from library import model_util, strategy_sd, strategy_sdxl, train_util
 from torch import Tensor
 
 from adapter_lab.config import BaseConfig, LossConfig
+from adapter_lab.families import FAMILIES
 from adapter_lab.training.bases import open_base
-from adapter_lab.training.bases.families import FAMILIES
 from adapter_lab.training.bases.modules import new_text_encoder
 from adapter_lab.training.bases.text import TextEncoders
 from adapter_lab.training.bases.tokenizer import END, MERGES, START, VOCABULARY, clip_tokenizer
@@ -165,10 +165,10 @@ def tokenizers(folder: Path) -> str:
 def encoders(family: str) -> dict[str, Any]:
     """Text encoders of the real size with random weights."""
     clip, parts = clip_tokenizer(), {}
-    for index, (part, config) in enumerate(FAMILIES[family].text_encoders.items()):
+    for index, (part, config) in enumerate((part.key, part.config) for part in FAMILIES[family].text):
         torch.manual_seed(index)
         special = {"bos_token_id": clip.start, "eos_token_id": clip.end}
-        about = {**config, **special, "hidden_act": FAMILIES[family].activations[part]}
+        about = {**config, **special, "hidden_act": FAMILIES[family].text_part(part).activation}
         parts[part] = new_text_encoder(part, about).eval().requires_grad_(False)
     return parts
 

@@ -15,7 +15,7 @@ from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from adapter_lab import algorithms, library_optimizers
+from adapter_lab import algorithms, families, library_optimizers
 from adapter_lab.option import option
 
 ALGORITHMS = algorithms.CHOSEN
@@ -29,7 +29,7 @@ PRODIGIES = ("prodigy", "prodigy-plus-schedule-free")
 # Schedules that come to their end with the budget, and all.
 ENDING_SCHEDULES = ("cosine", "linear", "cosine-restarts", "polynomial", "rex")
 SCHEDULES = ("constant", *ENDING_SCHEDULES, "inverse-sqrt")
-FAMILIES = ("sd15", "sd2", "sdxl")
+FAMILIES = tuple(families.FAMILIES)
 HUBER_LOSSES = ("huber", "smooth_l1", "pseudo_huber", "pseudo_smooth_l1")
 LOSSES = ("mse", "l1", *HUBER_LOSSES)
 
@@ -584,20 +584,27 @@ def _types(owner: type) -> dict[str, Any]:
 def trained_network(config: TrainConfig) -> NetworkConfig:
     """The network's settings without the parts whose learning rate is 0: these are not trained at all."""
     network = config.network
-    moves = {part: stated_rate(config.optimizer, part) != 0 for part in ("unet", "te1", "te2")}
-    te1, te2 = network.train_te1 and moves["te1"], network.train_te2 and moves["te2"]
+    moves = {part: stated_rate(config.optimizer, part) != 0 for part in families.PARTS}
+    text: dict[str, Any] = {
+        f"train_{part}": getattr(network, f"train_{part}") and moves[part] for part in families.TEXT_PARTS
+    }
     return replace(
         network,
-        train_unet=network.train_unet and moves["unet"],
-        train_te=network.train_te and (te1 or te2),
-        train_te1=te1,
-        train_te2=te2,
+        train_unet=network.train_unet and moves[families.UNET],
+        train_te=network.train_te and any(text.values()),
+        **text,
     )
 
 
+def trained_parts(network: NetworkConfig) -> dict[str, bool]:
+    """Whether each part (of `families.PARTS`) is to be trained."""
+    text = {part: network.train_te and getattr(network, f"train_{part}") for part in families.TEXT_PARTS}
+    return {families.UNET: network.train_unet, **text}
+
+
 def stated_rate(optimizer: OptimizerConfig, part: str) -> float | Literal["auto"]:
-    """The learning rate that the settings give a part ("unet", "te1", "te2"); "auto": the optimiser's usual."""
-    own = {"te1": optimizer.te1_lr, "te2": optimizer.te2_lr}.get(part, "same")
+    """The learning rate that the settings give a part (of `families.PARTS`); "auto": the optimiser's usual."""
+    own = getattr(optimizer, f"{part}_lr", "same")
     return optimizer.lr if isinstance(own, str) else own
 
 

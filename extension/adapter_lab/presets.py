@@ -13,13 +13,13 @@ from adapter_lab.algorithms import ADAPTER_TYPES
 from adapter_lab.config import TrainConfig
 from adapter_lab.config_file import from_tables
 from adapter_lab.errors import ConfigError
+from adapter_lab.families import FAMILIES
 
 Tables = Mapping[str, Mapping[str, Any]]
 
 BASES: dict[str, tuple[str, Tables]] = {
-    "sd15": ("SD1.5", {"base": {"family": "sd15"}, "dataset": {"resolution": 512}}),
-    "sd2": ("SD2", {"base": {"family": "sd2"}, "dataset": {"resolution": 768}}),
-    "sdxl": ("SDXL", {"base": {"family": "sdxl"}, "dataset": {"resolution": 1024}}),
+    row.key: (row.title, {"base": {"family": row.key}, "dataset": {"resolution": row.preset_resolution}})
+    for row in FAMILIES.values()
 }
 
 # The types whose memory was predicted for every tier (docs/presets.md).
@@ -28,31 +28,9 @@ TYPES: dict[str, tuple[str, Tables]] = {
     for key in ("lora", "locon", "loha", "lokr", "glora", "diag-oft", "dora")
 }
 
-# Memory of the card in GB -> what goes with it; (base, GB).
-_WITH_TEXT: Tables = {"network": {"train_te": True}}
-_FP8: Tables = {"precision": {"base_weights": "fp8"}}
-
-
-def _batch(size: int) -> Tables:
-    return {"run": {"batch_size": size}}
-
-
-TIERS: dict[tuple[str, int], tuple[Tables, ...]] = {
-    ("sd15", 6): (_batch(2), _WITH_TEXT),
-    ("sd15", 8): (_batch(4), _WITH_TEXT),
-    ("sd15", 12): (_batch(8), _WITH_TEXT),
-    ("sd15", 16): (_batch(8), _WITH_TEXT),
-    ("sd15", 24): (_batch(16), _WITH_TEXT),
-    ("sd2", 6): (_batch(1), _WITH_TEXT),
-    ("sd2", 8): (_batch(2), _WITH_TEXT),
-    ("sd2", 12): (_batch(4), _WITH_TEXT),
-    ("sd2", 16): (_batch(6), _WITH_TEXT),
-    ("sd2", 24): (_batch(8), _WITH_TEXT),
-    ("sdxl", 6): (_batch(1), _FP8),
-    ("sdxl", 8): (_batch(1), _WITH_TEXT, _FP8),
-    ("sdxl", 12): (_batch(2), _WITH_TEXT),
-    ("sdxl", 16): (_batch(4), _WITH_TEXT),
-    ("sdxl", 24): (_batch(6), _WITH_TEXT),
+# (base, memory of the card in GB) -> what goes with it.
+TIERS: dict[tuple[str, int], Tables] = {
+    (row.key, gigabytes): tables for row in FAMILIES.values() for gigabytes, tables in row.tiers.items()
 }
 STUDY = "study-sdxl-8gb"
 # All of Prodigy's arguments, so that they stay the study's whatever the defaults are.
@@ -99,7 +77,7 @@ def preset(name: str) -> TrainConfig:
         raise ConfigError(f"There is no preset {name}{hint} `adapter-lab presets` lists them all.")
     base, kind, gigabytes = parts(name)
     config = TrainConfig()
-    for tables in (BASES[base][1], TYPES[kind][1], *TIERS[base, gigabytes]):
+    for tables in (BASES[base][1], TYPES[kind][1], TIERS[base, gigabytes]):
         config = from_tables(tables, f"Preset {name}", config)
     return config
 

@@ -33,6 +33,7 @@ from adapter_lab.config import (
     words_of,
 )
 from adapter_lab.errors import SHOWN, ConfigError, shown
+from adapter_lab.families import FAMILIES
 from adapter_lab.jsonio import LARGEST
 from adapter_lab.prospects import prospects
 from adapter_lab.sample_prompts import prompt_advice
@@ -206,7 +207,7 @@ def ignored_because(config: TrainConfig, section: str, name: str) -> str | None:
     return None
 
 
-ONE_TEXT_ENCODER = ("sd15", "sd2")
+ONE_TEXT_ENCODER = tuple(row.key for row in FAMILIES.values() if len(row.text) == 1)
 WHOLE_MATRIX_IGNORES = ("dim", "alpha", "conv_alpha", "tucker", "decompose_both", "rs_lora", "rank_dropout")
 
 

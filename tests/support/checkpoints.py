@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from adapter_lab.training.bases.families import FAMILIES, VAE, block_types
+from adapter_lab.families import FAMILIES
+from adapter_lab.families.row import VAE, block_types
 from adapter_lab.training.bases.layout import layout, layout_of
 
 DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
@@ -92,7 +93,7 @@ def tiny_configs(family: str) -> dict[str, Any]:
             "use_linear_projection": family == "sd2",
         },
         "vae": {**_VAE, "scaling_factor": 0.18215},
-        "te1": _text_encoder(32, FAMILIES[family].activations["te1"], 2 if family == "sd2" else 3),
+        "te1": _text_encoder(32, FAMILIES[family].text_part("te1").activation, 2 if family == "sd2" else 3),
     }
 
 

@@ -13,11 +13,10 @@ from functools import lru_cache
 
 from adapter_lab.adapters.file import AdapterFile, ModuleError
 from adapter_lab.adapters.keys import canonical
+from adapter_lab.families import FAMILIES
 
 FAMILY_NAMES = {
-    "sd15": "SD1.5",
-    "sd2": "SD2",
-    "sdxl": "SDXL",
+    **{row.key: row.title for row in FAMILIES.values()},
     "sdxl-refiner": "the SDXL refiner",
     "sd3": "Stable Diffusion 3",
     "flux": "Flux.1",

@@ -19,6 +19,7 @@ from adapter_lab.adapters.layouts import (
     text_encoder_parameters,
     unet_module_paths,
 )
+from adapter_lab.families import FAMILIES
 
 __all__ = [
     "Source",
@@ -65,18 +66,18 @@ def targets(shapes: Shapes, family: str | None = None) -> TargetTable:
     embeddings are not targets, nor is SD2's last text layer, which that family never runs.
     """
     family = family or family_of(shapes)
-    table = TargetTable()
+    row, table = FAMILIES[family], TargetTable()
     for ldm, module in unet_module_paths(shapes).items():
         weight, bias = f"{UNET}{ldm}.weight", f"{UNET}{ldm}.bias"
         if weight in shapes:
             source = Source(weight), Source(bias) if bias in shapes else None
             name = "lora_unet_" + ldm.replace(".", "_")
             # docs/names.md: what most programs read.
-            kohya = name if family == "sdxl" else "lora_unet_" + module.replace(".", "_")
+            kohya = name if row.adapter_names == "ldm" else "lora_unet_" + module.replace(".", "_")
             table[name] = _target(name, "unet", module, _unet_role(ldm), *source, shapes, kohya)
     for part, parameters in text_encoder_parameters(shapes).items():
-        prefix = f"lora_{part}_" if family == "sdxl" else "lora_te_"
-        unused = _last_layer(parameters) if family == "sd2" else None
+        prefix = row.text_part(part).adapter
+        unused = _last_layer(parameters) if row.text_part(part).unused_layers else None
         for parameter, source_ in parameters.items():
             module, kind = parameter.rsplit(".", 1)
             if kind != "weight" or ".embeddings." in parameter or (unused and module.startswith(unused)):

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from adapter_lab.errors import FileFormatError
+from adapter_lab.families import FAMILIES
 
 Shapes = Mapping[str, "tuple[int, ...]"]
 
 UNET = "model.diffusion_model."
-# Text encoders by part: the prefix in the file. SD1.5 and SD2 have one, SDXL has two.
-TEXT_ENCODERS = {"te": "cond_stage_model.", "te1": "conditioner.embedders.0.", "te2": "conditioner.embedders.1."}
+# Text encoders by how their tensors' names begin in a file. SD1.5 and SD2 have one, SDXL has two.
+TEXT_ENCODERS = {part.checkpoint: part for row in FAMILIES.values() for part in row.text}
 
 RESNET = {
     "in_layers.0": "norm1",
@@ -171,13 +172,13 @@ def text_encoder_parameters(shapes: Shapes) -> dict[str, dict[str, Source]]:
     an OpenCLIP file's fused q, k, v and transposed projection become `rows` and `transposed`.
     """
     encoders: dict[str, dict[str, Source]] = {}
-    for part, prefix in TEXT_ENCODERS.items():
+    for prefix, part in TEXT_ENCODERS.items():
         found: dict[str, Source] = {}
         for key, shape in shapes.items():
             if key.startswith(prefix):
-                found |= _text_parameter(key, key[len(prefix) :], shape, with_projection=part == "te2")
+                found |= _text_parameter(key, key[len(prefix) :], shape, with_projection=part.pooled)
         if found:
-            encoders["te1" if part == "te" else part] = found
+            encoders[part.key] = found
     return encoders
 
 

@@ -14,16 +14,16 @@ from adapter_lab.adapters.keys import Target, TargetTable
 from adapter_lab.adapters.layers import Layer
 from adapter_lab.adapters.options import PEFT_ENTRY
 from adapter_lab.errors import AdapterLabError
+from adapter_lab.families import FAMILIES, FOLDERS
 
-COMPONENTS = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
-COMFY_ENCODERS = {"sd15": {"te1": "clip_l"}, "sd2": {"te1": "clip_h"}, "sdxl": {"te1": "clip_l", "te2": "clip_g"}}
+COMPONENTS = {"unet": "unet", **FOLDERS}
 PEFT_MODEL = "base_model.model."
 
 
 def _comfy(target: Target, family: str) -> str:
     if target.part == "unet":
         return target.key.removeprefix("model.").removesuffix(".weight")
-    return f"text_encoders.{COMFY_ENCODERS[family][target.part]}.transformer.{target.module}"
+    return f"text_encoders.{FAMILIES[family].text_part(target.part).comfy}.transformer.{target.module}"
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def report(chosen: argparse.Namespace) -> int:
 
         resolution = open_base(config.base).resolution
     elif not resolution and config.base.family != "auto":
-        from adapter_lab.training.bases.families import FAMILIES
+        from adapter_lab.families import FAMILIES
 
         resolution = FAMILIES[config.base.family].resolution
     if not resolution:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adapter_lab.adapters.keys import targets
 from adapter_lab.adapters.strength import file_and_strength
-from adapter_lab.config import PreviewConfig, TrainConfig, trained_network
+from adapter_lab.config import PreviewConfig, TrainConfig, trained_network, trained_parts
 from adapter_lab.errors import ConfigError
 from adapter_lab.training.bases.base import Base, open_base
 from adapter_lab.training.bases.text import TextEncoders, TextOutput
@@ -35,7 +35,6 @@ from adapter_lab.training.output.preview import PromptText, encode_prompts
 from adapter_lab.training.output.records import Records
 from adapter_lab.validation import clip_skip_advice, useless_weighting
 
-TEXT_PARTS = ("te1", "te2")
 Source = Callable[[Iterable[Batch]], Iterator[LatentBatch]]
 
 
@@ -290,8 +289,7 @@ def frozen_key(entries: Sequence[str]) -> str:
 
 def trained_text_parts(config: TrainConfig, base: Base) -> list[str]:
     """The text encoders that are trained, of those the base has."""
-    n = trained_network(config)
-    wanted = {"te1": n.train_te and n.train_te1, "te2": n.train_te and n.train_te2}
+    wanted = trained_parts(trained_network(config))
     return [part for part in base.text_parts if wanted[part]]
 
 

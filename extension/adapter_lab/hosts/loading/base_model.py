@@ -14,15 +14,12 @@ from adapter_lab.adapters.keys import TargetTable, family_of, resolve, targets
 from adapter_lab.adapters.layouts import UNET
 from adapter_lab.adapters.matching import Place, plain_targets
 from adapter_lab.errors import FileFormatError
+from adapter_lab.families import FAMILIES
 
 Shapes = Mapping[str, "tuple[int, ...]"]
 
 # Text encoders in web UIs with ComfyUI's layout, and their prefixes in a single-file checkpoint of each family.
-TEXT_ENCODERS = {
-    "sd15": {"clip_l.": "cond_stage_model."},
-    "sd2": {"clip_h.": "cond_stage_model."},
-    "sdxl": {"clip_l.": "conditioner.embedders.0.", "clip_g.": "conditioner.embedders.1."},
-}
+TEXT_ENCODERS = {row.key: {f"{part.comfy}.": part.checkpoint for part in row.text} for row in FAMILIES.values()}
 ANIMA_LAYER = ".cross_attn.output_proj"  # every block of its transformer has one
 KEPT = 4  # tables kept: a base, a refiner, and those of hires fix
 

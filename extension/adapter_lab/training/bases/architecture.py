@@ -10,11 +10,10 @@ from typing import Any
 
 from adapter_lab.adapters.layouts import UNET, Shapes, text_encoder_parameters, unet_module_paths
 from adapter_lab.errors import FileFormatError
-from adapter_lab.training.bases.families import FAMILIES, block_types
+from adapter_lab.families import FAMILIES, TITLES
+from adapter_lab.families.row import block_types
 from adapter_lab.training.bases.names import VAE, vae_module_paths
 
-# Keys of the `adapter_lab.architecture` metadata for the two text encoders, named as in a diffusers folder.
-TEXT_SECTIONS = {"te1": "text_encoder", "te2": "text_encoder_2"}
 # What shapes cannot tell, and a file's own configuration may. Everything else follows from the tensors.
 STATED = frozenset(
     {
@@ -43,7 +42,6 @@ STATED = frozenset(
     }
 )
 HEAD_WIDTH = 64  # channels per attention head of CLIP, OpenCLIP, SD2 and SDXL
-CALLED = {"unet": "UNet", "vae": "VAE", "te1": "text encoder", "te2": "second text encoder"}
 
 
 @contextmanager
@@ -53,7 +51,7 @@ def complete(path: Path, part: str) -> Iterator[None]:
         yield
     except (KeyError, IndexError) as error:
         raise FileFormatError(
-            f"{path} has an incomplete or altered {CALLED[part]} ({error}); use a complete checkpoint."
+            f"{path} has an incomplete or altered {TITLES[part]} ({error}); use a complete checkpoint."
         ) from error
 
 
@@ -70,7 +68,7 @@ def unet_config(shapes: Shapes, family: str) -> dict[str, Any]:
     contexts = [shape(name)[1] for name in paths if name.endswith("attn2.to_k")]
     heads = FAMILIES[family].heads
     config: dict[str, Any] = {
-        "sample_size": FAMILIES[family].resolution // 8,
+        "sample_size": FAMILIES[family].resolution // FAMILIES[family].latent.scale,
         "in_channels": shape("conv_in")[1],
         "out_channels": shape("conv_out")[0],
         "block_out_channels": widths,
@@ -151,7 +149,7 @@ def vae_config(shapes: Shapes, family: str) -> dict[str, Any]:
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         "latent_channels": shape("decoder.conv_in")[1],
-        "scaling_factor": FAMILIES[family].scaling_factor,
+        "scaling_factor": FAMILIES[family].latent.factor,
         "force_upcast": True,  # read for SDXL only, whose VAE overflows in fp16 unless this says it was mended
         "use_quant_conv": "quant_conv" in paths,
         "use_post_quant_conv": "post_quant_conv" in paths,
@@ -162,7 +160,7 @@ def vae_config(shapes: Shapes, family: str) -> dict[str, Any]:
 def text_config(parameters: Mapping[str, tuple[int, ...]], family: str, part: str) -> dict[str, Any]:
     """The transformers configuration of a CLIP text encoder; `parameters` maps transformers names to shapes.
 
-    SD2's last layer, which its pipelines never run, is left out.
+    Last layers that the family never runs (SD2) are left out.
     """
     tokens, width = parameters["text_model.embeddings.token_embedding.weight"]
     layers = _count(parameters, r"text_model\.encoder\.layers\.(\d+)\.")
@@ -170,10 +168,10 @@ def text_config(parameters: Mapping[str, tuple[int, ...]], family: str, part: st
         "vocab_size": tokens,
         "hidden_size": width,
         "intermediate_size": parameters["text_model.encoder.layers.0.mlp.fc1.weight"][0],
-        "num_hidden_layers": layers - 1 if family == "sd2" else layers,
+        "num_hidden_layers": layers - FAMILIES[family].text_part(part).unused_layers,
         "num_attention_heads": max(1, width // HEAD_WIDTH),
         "max_position_embeddings": parameters["text_model.embeddings.position_embedding.weight"][0],
-        "hidden_act": FAMILIES[family].activations[part],
+        "hidden_act": FAMILIES[family].text_part(part).activation,
         "projection_dim": parameters.get("text_projection.weight", (width,))[0],
     }
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from adapter_lab.config import BaseConfig
 from adapter_lab.errors import ConfigError, FileFormatError
+from adapter_lab.families import FAMILIES, TEXT_PARTS, Family, smaller_name
 from adapter_lab.training.bases.components import Component
 from adapter_lab.training.bases.detect import detect
-from adapter_lab.training.bases.families import FAMILIES, Family, distilled_name
 from adapter_lab.training.bases.folder import open_any, open_vae
 from adapter_lab.training.bases.modules import new_text_encoder, new_unet, new_vae
 from adapter_lab.training.bases.single_file import Opened
@@ -26,7 +26,6 @@ from adapter_lab.training.device.transfer import to_device
 from adapter_lab.training.objective.losses import NoiseSchedule, rescale_zero_terminal_snr, scaled_linear_alphas_cumprod
 
 Device = torch.device | str
-TEXT_PARTS = ("te1", "te2")
 
 
 @dataclass(frozen=True)
@@ -89,13 +88,9 @@ class Base:
     def resolution(self) -> int:
         """Side in pixels of the square the base was trained on: 512, 768 (SD2 v-prediction), 1024."""
         unet = self.components["unet"].config
-        if (
-            self.family == "sd2"
-            and self.prediction == "v_prediction"
-            and unet["sample_size"] * 8 == self.row.resolution
-        ):
-            return 768
-        return unet["sample_size"] * self.latent_scale
+        side: int = unet["sample_size"] * self.latent_scale
+        # Of models that are told from others by nothing else, as SD2's for v-prediction.
+        return self.row.resolution_of.get(self.prediction, side) if side == self.row.resolution else side
 
     @cached_property
     def tokenizer(self) -> ClipTokenizer:
@@ -122,7 +117,7 @@ class Base:
         config = self.components[part].config
         if part in TEXT_PARTS:
             special = {"bos_token_id": self.tokenizer.start, "eos_token_id": self.tokenizer.end}
-            return new_text_encoder(part, {**config, **special})
+            return new_text_encoder({**config, **special}, self.row.text_part(part).pooled)
         return new_unet(config) if part == "unet" else new_vae(config)
 
     def load_unet(self, dtype: torch.dtype, device: Device = "cpu") -> Any:
@@ -132,7 +127,7 @@ class Base:
     def load_vae(self, dtype: torch.dtype, device: Device = "cpu") -> Any:
         """The AutoencoderKL, frozen; SDXL's overflows in fp16: then in bf16 where the device has it, else in fp32."""
         component = self.components["vae"]
-        if dtype == torch.float16 and self.family == "sdxl" and component.config["force_upcast"]:
+        if dtype == torch.float16 and self.row.vae.get("force_upcast") and component.config["force_upcast"]:
             dtype = torch.bfloat16 if _has_bf16(torch.device(device)) else torch.float32
         return component.load(lambda: self._build("vae"), dtype, device)
 
@@ -163,31 +158,29 @@ class Base:
         targets: Sequence[tuple[int, int]],
         pooled: Tensor | None,
     ) -> dict[str, Tensor] | None:
-        """SDXL's `added_cond_kwargs` for the UNet, None for the other families.
+        """`added_cond_kwargs` for the UNet of families that are told sizes (SDXL), None for the other families.
 
         Per picture: original (height, width), crop (top, left), target (height, width); `pooled` is (B, P).
         """
-        if self.family != "sdxl":
+        if not self.row.sized:
             return None
         if pooled is None:
-            raise ValueError("SDXL needs the pooled text output")
+            raise ValueError("this family needs the pooled text output")
         rows = [[*size, *crop, *target] for size, crop, target in zip(original_sizes, crops, targets, strict=True)]
         # fp32: bf16 has no whole numbers above 256, which pixel sizes exceed. The UNet embeds them before it casts.
         return {"text_embeds": pooled, "time_ids": to_device(torch.tensor(rows, dtype=torch.float32), pooled.device)}
 
     def metadata(self) -> dict[str, str]:
         """The `ss_*` and `modelspec.*` entries of an adapter file that the base decides."""
-        v, sd2 = self.prediction == "v_prediction", self.family == "sd2"
-        version = {"sd15": "sd_v1", "sd2": "sd_v2_768_v" if v else "sd_v2_512", "sdxl": "sdxl_base_v1-0"}[self.family]
-        architecture = "stable-diffusion-v2-768-v" if sd2 and v else self.row.architecture
+        v = self.prediction == "v_prediction"
         found = {
-            "ss_base_model_version": version,
-            "ss_v2": str(sd2),
+            "ss_base_model_version": self.row.versions[self.prediction],
+            "ss_v2": str(self.family == "sd2"),
             "ss_sd_model_name": self.path.name,
             "ss_clip_skip": str(self.clip_skip),
             "ss_v_parameterization": str(v),
             "ss_zero_terminal_snr": str(self.zero_terminal_snr),
-            "modelspec.architecture": f"{architecture}/lora",
+            "modelspec.architecture": f"{self.row.architectures[self.prediction]}/lora",
             "modelspec.prediction_type": "v" if v else "epsilon",
         }
         if short := legacy_hash(self.path):
@@ -217,16 +210,20 @@ def open_base(config: BaseConfig) -> Base:
         components["vae"] = open_vae(vae_path, opened.family)
     elif "vae" not in components:
         raise FileFormatError(f"{path} has no VAE; give a VAE file in base.vae.")
-    if opened.family == "sd2" and config.clip_skip == 1:
-        raise ConfigError("base.clip_skip 1 is not how SD2 was trained, and no host reads its last layer; use 0 or 2.")
+    row = FAMILIES[opened.family]
+    if config.clip_skip and config.clip_skip <= max(part.unused_layers for part in row.text):
+        raise ConfigError(
+            f"base.clip_skip {config.clip_skip} is not how {row.title} was trained, and no host reads its last layer; "
+            f"use 0 or {row.clip_skip}."
+        )
     depth = min(components[part].config["num_hidden_layers"] for part in TEXT_PARTS if part in components)
-    depth += opened.family == "sd2"  # whose last layer is not loaded, but counted
-    clip_skip = config.clip_skip or FAMILIES[opened.family].clip_skip
+    depth += max(part.unused_layers for part in row.text)  # not loaded, but counted
+    clip_skip = config.clip_skip or row.clip_skip
     if clip_skip > depth:
         raise ConfigError(f"base.clip_skip is {clip_skip}, but the text encoder of {path} has only {depth} layers.")
-    smaller = distilled_name(opened.family, components["unet"].config)
+    smaller = smaller_name(opened.family, components["unet"].config)
     kind = f" ({smaller}, a smaller one with fewer layers)" if smaller else ""
-    findings = [f"{path.name} is {_a(FAMILIES[opened.family].title)} model{kind}.", *detection.findings]
+    findings = [f"{path.name} is {_a(row.title)} model{kind}.", *detection.findings]
     if vae_path:
         findings.append(f"The VAE comes from {vae_path}.")
     return Base(

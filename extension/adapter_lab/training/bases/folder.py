@@ -11,8 +11,8 @@ import torch
 from adapter_lab import jsonio
 from adapter_lab.adapters.layouts import Source
 from adapter_lab.errors import FileFormatError
+from adapter_lab.families import FAMILIES, FOLDERS
 from adapter_lab.training.bases.architecture import (
-    TEXT_SECTIONS,
     complete,
     overridden,
     text_config,
@@ -20,7 +20,6 @@ from adapter_lab.training.bases.architecture import (
     vae_config,
 )
 from adapter_lab.training.bases.components import Component
-from adapter_lab.training.bases.families import FAMILIES
 from adapter_lab.training.bases.ldm import ldm_state
 from adapter_lab.training.bases.names import OLD_VAE_ATTENTION, VAE
 from adapter_lab.training.bases.single_file import (
@@ -65,7 +64,7 @@ def open_folder(path: Path) -> Opened:
 
 
 def _parts(path: Path) -> dict[str, str]:
-    folders = {"unet": "unet", "vae": "vae", **TEXT_SECTIONS}
+    folders = {"unet": "unet", "vae": "vae", **FOLDERS}
     return {part: folder for part, folder in folders.items() if (path / folder).is_dir()}
 
 
@@ -74,7 +73,7 @@ def _family(path: Path, configs: Mapping[str, Mapping[str, Any]]) -> str:
         family = "sdxl"
     else:
         family = "sd2" if configs["unet"].get("use_linear_projection") else "sd15"
-    missing = [TEXT_SECTIONS[part] for part in FAMILIES[family].text_encoders if part not in configs]
+    missing = [FOLDERS[part] for part in FAMILIES[family].text_parts if part not in configs]
     if missing:
         refiner = " (an SDXL refiner has only text_encoder_2)" if missing == ["text_encoder"] else ""
         raise FileFormatError(f"{path} has no folder {', '.join(missing)}{refiner}; use a complete pipeline.")
@@ -108,7 +107,7 @@ def _sources(part: str, weights: Weights) -> dict[str, Source]:
             stem, _, last = head.rpartition(".")
             if last in OLD_VAE_ATTENTION:
                 name = f"{stem}.{OLD_VAE_ATTENTION[last]}.{kind}"
-        elif part in TEXT_SECTIONS:
+        elif part in FOLDERS:
             if key.endswith("position_ids"):
                 continue
             if not key.startswith(("text_model.", "text_projection.")):
@@ -125,7 +124,7 @@ def _ldm_shapes(
     for part, places in sources.items():
         shapes = weights[part].shapes
         states[part] = {name: torch.empty(shapes[place.key], device="meta") for name, place in places.items()}
-    encoders = {part: states[part] for part in TEXT_SECTIONS if part in states}
+    encoders = {part: states[part] for part in FOLDERS if part in states}
     try:
         tensors = ldm_state(family, states["unet"], states.get("vae"), encoders)
     except KeyError as error:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 from torch import nn
 
-from adapter_lab.training.bases.families import FAMILIES
+from adapter_lab.families import FAMILIES
 from adapter_lab.training.bases.ldm import ldm_state
 from adapter_lab.training.bases.modules import Config, new_text_encoder, new_unet, new_vae, without_weights
 
@@ -18,8 +18,9 @@ def layout_of(family: str, unet: Config, vae: Config, text_encoders: dict[str, C
         without_weights(lambda: new_unet(unet)).state_dict(),
         without_weights(lambda: new_vae(vae)).state_dict(),
         {
-            part: without_weights(lambda part=part, config=config: new_text_encoder(part, config)).state_dict()  # type: ignore[misc]
-            for part, config in text_encoders.items()
+            part.key: without_weights(partial(new_text_encoder, text_encoders[part.key], part.pooled)).state_dict()
+            for part in FAMILIES[family].text
+            if part.key in text_encoders
         },
     )
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -28,11 +29,11 @@ def layout_of(family: str, unet: Config, vae: Config, text_encoders: dict[str, C
 @cache
 def _released(family: str) -> dict[str, tuple[int, ...]]:
     row = FAMILIES[family]
-    shapes = layout_of(family, row.unet, row.vae, dict(row.text_encoders))
+    shapes = layout_of(family, row.unet, row.vae, {part.key: dict(part.config) for part in row.text})
     if family != "sdxl":
         shapes["alphas_cumprod"] = (1000,)
     if family == "sd2":
-        width = row.text_encoders["te1"]["hidden_size"]
+        width = row.text[0].config["hidden_size"]
         shapes["cond_stage_model.model.text_projection"] = (width, width)
     return shapes
 
@@ -54,8 +55,6 @@ def meta_vae(family: str) -> nn.Module:
 
 def meta_text_encoders(family: str) -> dict[str, nn.Module]:
     """The released text encoders of a family ("te1", "te2") without weights."""
-    encoders = FAMILIES[family].text_encoders
     return {
-        part: without_weights(lambda part=part, config=config: new_text_encoder(part, config))  # type: ignore[misc]
-        for part, config in encoders.items()
+        part.key: without_weights(partial(new_text_encoder, part.config, part.pooled)) for part in FAMILIES[family].text
     }

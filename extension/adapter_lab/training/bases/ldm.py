@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from adapter_lab.adapters.layouts import TEXT_ENCODERS, UNET
+from adapter_lab.adapters.layouts import UNET
+from adapter_lab.families import FAMILIES, TextPart
 from adapter_lab.training.bases.names import VAE, clip_ldm_name, open_clip_names, unet_ldm_paths, vae_ldm_paths
 
 # OpenCLIP keeps its contrastive temperature, ln(100), in the file; nothing in a diffusion model reads it.
@@ -34,9 +35,10 @@ def ldm_state(
             is_attention = ".mid.attn_1." in name and tensor.ndim == 2
             tensors[name] = tensor[:, :, None, None] if is_attention else tensor
     for part, state in (text_encoders or {}).items():
-        prefix = TEXT_ENCODERS[part if family == "sdxl" else "te"]
-        if part == "te2" or family == "sd2":
-            tensors |= {prefix + name: tensor for name, tensor in _open_clip(state, family).items()}
+        row = FAMILIES[family].text_part(part)
+        prefix = row.checkpoint
+        if row.open_clip:
+            tensors |= {prefix + name: tensor for name, tensor in _open_clip(state, row).items()}
         else:
             # position_ids is a buffer some versions of transformers keep in the state dict; it holds 0 to 76.
             tensors |= {prefix + clip_ldm_name(n): t for n, t in state.items() if not n.endswith("position_ids")}
@@ -51,7 +53,7 @@ def _renamed(state: Mapping[str, Tensor], prefix: str, paths: Mapping[str, str])
     return renamed
 
 
-def _open_clip(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
+def _open_clip(state: Mapping[str, Tensor], row: TextPart) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, parameters in open_clip_names(state).items():
         parts = [state[parameter] for parameter in parameters if parameter]  # what a file lacks, its check names
@@ -59,7 +61,7 @@ def _open_clip(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
         tensors[name] = tensor.T if name == "model.text_projection" else tensor
     some = next(iter(tensors.values()))
     tensors["model.logit_scale"] = torch.full((), LOGIT_SCALE, dtype=some.dtype, device=some.device)
-    if family == "sd2":
+    for _ in range(row.unused_layers):
         tensors |= _unused_last_layer(tensors)
     return tensors
 

@@ -24,9 +24,9 @@ def new_vae(config: Config) -> AutoencoderKL:
     return AutoencoderKL(**_known(AutoencoderKL, config))
 
 
-def new_text_encoder(part: str, config: Config) -> nn.Module:
-    """A CLIP text encoder with fresh weights: CLIPTextModel for "te1", CLIPTextModelWithProjection for "te2"."""
-    kind = CLIPTextModelWithProjection if part == "te2" else CLIPTextModel
+def new_text_encoder(config: Config, pooled: bool) -> nn.Module:
+    """A CLIP text encoder with fresh weights; `pooled`: with the projection of its end token."""
+    kind = CLIPTextModelWithProjection if pooled else CLIPTextModel
     model: nn.Module = kind(CLIPTextConfig(**config))
     return model
 

@@ -10,8 +10,8 @@ from typing import Any
 from adapter_lab import jsonio
 from adapter_lab.adapters.layouts import UNET, Shapes, Source, family_of, text_encoder_parameters, unet_module_paths
 from adapter_lab.errors import FileFormatError
+from adapter_lab.families import FAMILIES, FOLDERS
 from adapter_lab.training.bases.architecture import (
-    TEXT_SECTIONS,
     complete,
     overridden,
     text_config,
@@ -19,7 +19,6 @@ from adapter_lab.training.bases.architecture import (
     vae_config,
 )
 from adapter_lab.training.bases.components import Component
-from adapter_lab.training.bases.families import FAMILIES
 from adapter_lab.training.bases.names import VAE, vae_module_paths
 from adapter_lab.training.bases.sources import Weights, open_weights
 from adapter_lab.training.bases.tokenizer import (
@@ -70,9 +69,9 @@ def open_single_file(path: Path) -> Opened:
     for part, sources in text_encoder_parameters(shapes).items():
         with complete(path, part):
             config = text_config(parameter_shapes(sources, shapes), family, part)
-        config = overridden(config, overrides.get(TEXT_SECTIONS[part], {}))
+        config = overridden(config, overrides.get(FOLDERS[part], {}))
         components[part] = Component(config, weights, sources)
-    missing = [part for part in FAMILIES[family].text_encoders if part not in components]
+    missing = [part for part in FAMILIES[family].text_parts if part not in components]
     if missing:
         raise FileFormatError(f"{path} has no text encoder ({', '.join(missing)}); use a complete checkpoint.")
     return Opened(path, family, shapes, components, weights.metadata)

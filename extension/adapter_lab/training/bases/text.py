@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapter_lab.training.bases.families import FAMILIES
+from adapter_lab.families import FAMILIES
 from adapter_lab.training.bases.tokenizer import ClipTokenizer
 from adapter_lab.training.device.transfer import to_device
 
@@ -47,7 +47,7 @@ class TextEncoders:
         """
         hidden, pooled = [], None
         for part, module in self.parts.items():
-            ids = self.tokenizer.chunked(captions, chunks, self.family.pad_tokens[part])
+            ids = self.tokenizer.chunked(captions, chunks, self.family.text_part(part).pad_token)
             states, projected = self._run(part, module, ids)
             hidden.append(states)
             pooled = projected if projected is not None else pooled
@@ -57,15 +57,15 @@ class TextEncoders:
         count, chunks, length = ids.shape
         device = next(module.parameters()).device
         output: Any = module(to_device(ids.view(count * chunks, length), device), output_hidden_states=True)
-        # SD2's modules come without their never used last layer.
-        layer = self.clip_skip - 1 if self.family.name == "sd2" else self.clip_skip
+        # Modules come without last layers that are never used (SD2).
+        layer = self.clip_skip - self.family.text_part(part).unused_layers
         states = output.hidden_states[-layer]
         if self.family.final_norm:
             inner: Any = getattr(
                 module, "text_model", module
             )  # transformers 5 has no `text_model` inside CLIPTextModel
             states = inner.final_layer_norm(states)
-        pooled = output.text_embeds.view(count, chunks, -1)[:, 0] if part == "te2" else None
+        pooled = output.text_embeds.view(count, chunks, -1)[:, 0] if self.family.text_part(part).pooled else None
         return states.reshape(count, chunks * length, -1), pooled
 
     def enable_checkpointing(self) -> None:

@@ -14,7 +14,8 @@ from transformers import CLIPTextConfig
 
 from adapter_lab.adapters.layouts import text_encoder_parameters
 from adapter_lab.adapters.writing import layout_of, raw_bytes, write_tensors
-from adapter_lab.training.bases.architecture import STATED, TEXT_SECTIONS, text_config, unet_config, vae_config
+from adapter_lab.families import FOLDERS
+from adapter_lab.training.bases.architecture import STATED, text_config, unet_config, vae_config
 from adapter_lab.training.bases.ldm import ldm_state
 from adapter_lab.training.bases.modules import defaults
 from adapter_lab.training.bases.single_file import parameter_shapes
@@ -76,14 +77,14 @@ def _overrides(
 ) -> dict[str, dict[str, Any]]:
     """What the modules' configurations say otherwise than `open_base` would conclude from shapes and family."""
     sources = text_encoder_parameters(shapes)
-    given = {"unet": unet, "vae": vae, **{TEXT_SECTIONS[part]: encoder for part, encoder in text_encoders.items()}}
+    given = {"unet": unet, "vae": vae, **{FOLDERS[part]: encoder for part, encoder in text_encoders.items()}}
     concluded = {
         "unet": {**defaults(UNet2DConditionModel), **unet_config(shapes, family)},
         "vae": {**defaults(AutoencoderKL), **vae_config(shapes, family)},
     }
     for part in text_encoders:
         config = text_config(parameter_shapes(sources[part], shapes), family, part)
-        concluded[TEXT_SECTIONS[part]] = {**CLIPTextConfig().to_dict(), **config}
+        concluded[FOLDERS[part]] = {**CLIPTextConfig().to_dict(), **config}
     found = {}
     for section, module in given.items():
         ours, theirs = _config(module), concluded[section]

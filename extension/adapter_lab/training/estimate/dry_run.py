@@ -21,9 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapter_lab.adapters.keys import Target
 from adapter_lab.config import TrainConfig, trained_network
+from adapter_lab.families import FAMILIES
 from adapter_lab.training.bases.base import Base
 from adapter_lab.training.bases.components import Component
-from adapter_lab.training.bases.families import FAMILIES
 from adapter_lab.training.bases.layout import layout
 from adapter_lab.training.bases.modules import new_text_encoder, new_unet, new_vae, without_weights
 from adapter_lab.training.bases.single_file import Opened
@@ -64,10 +64,10 @@ class Steps:
 def released_base(family: str) -> Base:
     """The released model of a family, of which only configurations and shapes exist: nothing can be loaded from it."""
     row = FAMILIES[family]
-    configs = {"unet": row.unet, "vae": row.vae, **row.text_encoders}
+    configs = {"unet": row.unet, "vae": row.vae, **{part.key: part.config for part in row.text}}
     nowhere: Any = None
     components = {part: Component(dict(config), nowhere, {}) for part, config in configs.items()}
-    components["unet"].config.setdefault("sample_size", row.resolution // 8)
+    components["unet"].config.setdefault("sample_size", row.resolution // row.latent.scale)
     opened = Opened(Path(family), family, layout(family), components, {})
     return Base(opened, components, "epsilon", False, row.clip_skip, [])
 
@@ -131,7 +131,9 @@ class DryRun:
             "unet": lambda: new_unet(config),
             "vae": lambda: new_vae(config),
         }
-        return without_weights(builders.get(part, lambda: new_text_encoder(part, config)))
+        return without_weights(
+            builders.get(part, lambda: new_text_encoder(config, self.base.row.text_part(part).pooled))
+        )
 
     def _captions(self, count: int) -> list[str]:
         """Captions as long as the settings allow."""
@@ -240,8 +242,9 @@ class DryRun:
             return conditioning(self._captions(batch))
         width = self.base.components["unet"].config["cross_attention_dim"]
         pooled = None
-        if "te2" in self.base.components:
-            pooled = torch.empty(batch, self.base.components["te2"].config["projection_dim"])
+        for part in self.base.row.text:
+            if part.pooled:
+                pooled = torch.empty(batch, self.base.components[part.key].config["projection_dim"])
         return TextOutput(torch.empty(batch, 77 * chunks, width), pooled)
 
 

@@ -10,9 +10,9 @@ from adapter_lab.adapters.file import file_bytes
 from adapter_lab.adapters.keys import Target, targets
 from adapter_lab.config import TrainConfig, trained_network
 from adapter_lab.errors import ConfigError
+from adapter_lab.families import FAMILIES
 from adapter_lab.prospects import prospects
 from adapter_lab.training.bases.base import Base, open_base
-from adapter_lab.training.bases.families import FAMILIES
 from adapter_lab.training.budget import Budget
 from adapter_lab.training.dataset import largest_resolution, scan
 from adapter_lab.training.device.devices import FORMATS

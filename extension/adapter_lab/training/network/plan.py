@@ -11,7 +11,7 @@ from typing import Any
 from adapter_lab import algorithms
 from adapter_lab.adapters.keys import Target
 from adapter_lab.algorithms import OwnOptions
-from adapter_lab.config import NetworkConfig, RuleConfig
+from adapter_lab.config import NetworkConfig, RuleConfig, trained_parts
 from adapter_lab.errors import ConfigError
 from adapter_lab.training.forwards import LAYERS, LayerSpec
 from adapter_lab.training.forwards.spec import Shape
@@ -93,12 +93,7 @@ def plan_network(config: NetworkConfig, targets: Mapping[str, Target]) -> list[L
 
 
 def _is_trained(config: NetworkConfig, target: Target) -> bool:
-    parts = {
-        "unet": config.train_unet,
-        "te1": config.train_te and config.train_te1,
-        "te2": config.train_te and config.train_te2,
-    }
-    return parts[target.part] and target.role in ROLES and bool(ROLES[target.role](config))
+    return trained_parts(config)[target.part] and target.role in ROLES and bool(ROLES[target.role](config))
 
 
 def _spec(config: NetworkConfig, target: Target, rule: RuleConfig | None) -> LayerSpec:

@@ -135,7 +135,7 @@ def sample_latents(
     both = [*(text.negative for text in texts if guided), *(text.positive for text in texts)]
     both = [entry.to(device, dtype) for entry in both]
     hidden = torch.cat([entry.hidden for entry in both])
-    pooled = torch.cat([entry.pooled for entry in both if entry.pooled is not None]) if base.family == "sdxl" else None
+    pooled = torch.cat([entry.pooled for entry in both if entry.pooled is not None]) if base.row.sized else None
     count = len(both)
     added = base.added_conditions([size] * count, [(0, 0)] * count, [size] * count, pooled)
     scheduler = sampler(base, preview.steps)

@@ -1,0 +1,42 @@
+"""Every family of base models that can be trained, one row each. Imports no torch.
+
+What builds a family's modules lies in `training.bases`; which tensors tell a checkpoint's family in `adapters.layouts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from adapter_lab.families.row import UNET, Family, LatentFormat, TextPart
+from adapter_lab.families.sd2 import SD2
+from adapter_lab.families.sd15 import SD15
+from adapter_lab.families.sdxl import SDXL
+
+FAMILIES: dict[str, Family] = {row.key: row for row in (SD15, SD2, SDXL)}
+# Every part of any family, those that all have first; and the folders of a diffusers pipeline they lie in.
+TEXT_PARTS: tuple[str, ...] = tuple(dict.fromkeys(part for row in FAMILIES.values() for part in row.text_parts))
+PARTS: tuple[str, ...] = (UNET, *TEXT_PARTS)
+_TEXT = {part.key: part for row in FAMILIES.values() for part in row.text}
+TITLES: dict[str, str] = {"unet": "UNet", "vae": "VAE", **{key: part.title for key, part in _TEXT.items()}}
+FOLDERS: dict[str, str] = {key: part.folder for key, part in _TEXT.items()}
+
+
+def smaller_name(family: str, unet: Mapping[str, Any]) -> str:
+    """What a smaller model of a family is called, by its UNet's configuration; "" for all others."""
+    rows = FAMILIES[family].smaller.items()
+    return next((name for name, row in rows if all(unet.get(key) == value for key, value in row.items())), "")
+
+
+__all__ = [
+    "FAMILIES",
+    "FOLDERS",
+    "PARTS",
+    "TEXT_PARTS",
+    "TITLES",
+    "UNET",
+    "Family",
+    "LatentFormat",
+    "TextPart",
+    "smaller_name",
+]

@@ -1,0 +1,167 @@
+"""What is known of one family of base models, in one row; names, presets, metadata and detection are made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# The part that denoises, by its key everywhere.
+UNET = "unet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPart:
+    """One text encoder of a family.
+
+    `folder`: of a diffusers pipeline. `adapter`: how the names of its modules begin in adapter files as sd-scripts
+    writes them. `checkpoint`: how its tensors' names begin in a single file, and `comfy` how ComfyUI calls it.
+    `open_clip`: its tensors are named as OpenCLIP does, fused. `pooled`: its projected end token is given to the UNet
+    as well. `unused_layers`: last layers that the file has and nothing runs. `config`: of transformers.
+    """
+
+    key: str
+    title: str
+    folder: str
+    adapter: str
+    checkpoint: str
+    comfy: str
+    open_clip: bool
+    pooled: bool
+    unused_layers: int
+    pad_token: str
+    config: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def activation(self) -> str:
+        """transformers' name of its activation function."""
+        return str(self.config["hidden_act"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentFormat:
+    """How the numbers of a latent are scaled: x = (z - shift) factor for the VAE's z; `scale` pixels per latent."""
+
+    channels: int
+    scale: int
+    factor: float
+    shift: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One family of base models.
+
+    `resolution`: side in px of the square it was trained on; `resolution_of` where a prediction type has another.
+    `clip_skip`: the hidden state that is read, counted from the end as hosts do; `final_norm`: whether the encoder's
+    last LayerNorm is applied to it. `heads`: attention heads of the UNet; 0: one per 64 channels. `sized`: whether the
+    UNet is told original size and crop. `adapter_names`: what sd-scripts takes a UNet layer's name from: "diffusers" or
+    "ldm". `versions`, `architectures`: `ss_base_model_version` and `modelspec.architecture` by what it predicts.
+    `tiers`: memory in GB -> what a preset for it sets. `smaller`: models distilled from it, by what tells their UNet
+    from the others'. `unet` and `vae` are diffusers' configurations.
+    """
+
+    key: str
+    title: str
+    resolution: int
+    resolution_of: Mapping[str, int]
+    preset_resolution: int
+    text: tuple[TextPart, ...]
+    latent: LatentFormat
+    clip_skip: int
+    final_norm: bool
+    heads: int
+    sized: bool
+    adapter_names: str
+    versions: Mapping[str, str]
+    architectures: Mapping[str, str]
+    tiers: Mapping[int, Mapping[str, Mapping[str, Any]]]
+    smaller: Mapping[str, Mapping[str, Any]]
+    unet: Mapping[str, Any] = field(repr=False)
+    vae: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def text_parts(self) -> tuple[str, ...]:
+        """The keys of its text encoders."""
+        return tuple(part.key for part in self.text)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Everything of it that can be trained."""
+        return (UNET, *self.text_parts)
+
+    def text_part(self, key: str) -> TextPart:
+        """A text encoder by its key."""
+        return next(part for part in self.text if part.key == key)
+
+
+# What several families have alike.
+
+END = "<|endoftext|>"
+CROSS = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
+PLAIN = ("DownBlock2D", "UpBlock2D")
+
+
+def block_types(attentions: list[bool]) -> dict[str, list[str]]:
+    """diffusers' block types of a UNet whose level i has transformers where `attentions[i]`."""
+    down = [CROSS[0] if here else PLAIN[0] for here in attentions]
+    up = [CROSS[1] if here else PLAIN[1] for here in reversed(attentions)]
+    return {"down_block_types": down, "up_block_types": up}
+
+
+VAE: dict[str, Any] = {
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+}
+SD_UNET: dict[str, Any] = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2,
+    "transformer_layers_per_block": [1, 1, 1, 1],
+    **block_types([True, True, True, False]),
+}
+CLIP_L: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "projection_dim": 768,
+    "vocab_size": 49408,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+}
+OPEN_CLIP_H: dict[str, Any] = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,  # of 24 in the file; the last one is never run
+    "num_attention_heads": 16,
+    "projection_dim": 1024,
+    "vocab_size": 49408,
+    "max_position_embeddings": 77,
+    "hidden_act": "gelu",
+}
+OPEN_CLIP_G: dict[str, Any] = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "projection_dim": 1280,
+    "vocab_size": 49408,
+    "max_position_embeddings": 77,
+    "hidden_act": "gelu",
+}
+
+
+def tier(batch: int, text: bool = False, fp8: bool = False) -> dict[str, dict[str, Any]]:
+    """What a preset for a card's memory sets: batch size, text encoders trained too, base weights in 8 bits."""
+    tables: dict[str, dict[str, Any]] = {"run": {"batch_size": batch}}
+    if text:
+        tables["network"] = {"train_te": True}
+    if fp8:
+        tables["precision"] = {"base_weights": "fp8"}
+    return tables

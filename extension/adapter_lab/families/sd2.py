@@ -1,0 +1,51 @@
+"""Stable Diffusion 2.x, epsilon (512 px) and v-prediction (768 px)."""
+
+from __future__ import annotations
+
+from adapter_lab.families.row import OPEN_CLIP_H, SD_UNET, VAE, Family, LatentFormat, TextPart, tier
+
+SD2 = Family(
+    key="sd2",
+    title="SD2",
+    resolution=512,
+    resolution_of={"v_prediction": 768},
+    preset_resolution=768,
+    text=(
+        TextPart(
+            key="te1",
+            title="text encoder",
+            folder="text_encoder",
+            adapter="lora_te_",
+            checkpoint="cond_stage_model.",
+            comfy="clip_h",
+            open_clip=True,
+            pooled=False,
+            unused_layers=1,
+            pad_token="!",
+            config=OPEN_CLIP_H,
+        ),
+    ),
+    latent=LatentFormat(channels=4, scale=8, factor=0.18215),
+    clip_skip=2,
+    final_norm=True,
+    heads=0,
+    sized=False,
+    adapter_names="diffusers",
+    versions={"epsilon": "sd_v2_512", "v_prediction": "sd_v2_768_v"},
+    architectures={"epsilon": "stable-diffusion-v2-512", "v_prediction": "stable-diffusion-v2-768-v"},
+    tiers={
+        6: tier(1, text=True),
+        8: tier(2, text=True),
+        12: tier(4, text=True),
+        16: tier(6, text=True),
+        24: tier(8, text=True),
+    },
+    smaller={},
+    unet={
+        **SD_UNET,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": [5, 10, 20, 20],
+        "use_linear_projection": True,
+    },
+    vae={**VAE, "scaling_factor": 0.18215},
+)

@@ -1,0 +1,93 @@
+"""Stable Diffusion XL (base), and the smaller models distilled from it."""
+
+from __future__ import annotations
+
+from adapter_lab.families.row import (
+    CLIP_L,
+    END,
+    OPEN_CLIP_G,
+    VAE,
+    Family,
+    LatentFormat,
+    TextPart,
+    block_types,
+    tier,
+)
+
+SDXL = Family(
+    key="sdxl",
+    title="SDXL",
+    resolution=1024,
+    resolution_of={},
+    preset_resolution=1024,
+    text=(
+        TextPart(
+            key="te1",
+            title="text encoder",
+            folder="text_encoder",
+            adapter="lora_te1_",
+            checkpoint="conditioner.embedders.0.",
+            comfy="clip_l",
+            open_clip=False,
+            pooled=False,
+            unused_layers=0,
+            pad_token=END,
+            config=CLIP_L,
+        ),
+        TextPart(
+            key="te2",
+            title="second text encoder",
+            folder="text_encoder_2",
+            adapter="lora_te2_",
+            checkpoint="conditioner.embedders.1.",
+            comfy="clip_g",
+            open_clip=True,
+            pooled=True,
+            unused_layers=0,
+            pad_token="!",
+            config=OPEN_CLIP_G,
+        ),
+    ),
+    latent=LatentFormat(channels=4, scale=8, factor=0.13025),
+    clip_skip=2,
+    final_norm=False,
+    heads=0,
+    sized=True,
+    adapter_names="ldm",
+    versions={"epsilon": "sdxl_base_v1-0", "v_prediction": "sdxl_base_v1-0"},
+    architectures={
+        "epsilon": "stable-diffusion-xl-v1-base",
+        "v_prediction": "stable-diffusion-xl-v1-base",
+    },
+    tiers={
+        6: tier(1, fp8=True),
+        8: tier(1, text=True, fp8=True),
+        12: tier(2, text=True),
+        16: tier(4, text=True),
+        24: tier(6, text=True),
+    },
+    smaller={
+        "SSD-1B": {
+            "transformer_layers_per_block": [1, [2, 2], [4, 4]],
+            "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
+            "mid_block_type": "UNetMidBlock2D",
+        },
+        "Segmind Vega": {"transformer_layers_per_block": [1, 1, 2], "mid_block_type": "UNetMidBlock2D"},
+        "KOALA": {"layers_per_block": 1},
+    },
+    unet={
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": [320, 640, 1280],
+        "layers_per_block": 2,
+        "transformer_layers_per_block": [1, 2, 10],
+        **block_types([False, True, True]),
+        "cross_attention_dim": 2048,
+        "attention_head_dim": [5, 10, 20],
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+    vae={**VAE, "scaling_factor": 0.13025, "force_upcast": True},
+)
