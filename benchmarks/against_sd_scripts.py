@@ -37,14 +37,12 @@ from adapter_lab.training.bases.modules import new_text_encoder
 from adapter_lab.training.bases.text import TextEncoders
 from adapter_lab.training.bases.tokenizer import END, MERGES, START, VOCABULARY, clip_tokenizer
 from adapter_lab.training.objective.losses import (
-    NoiseSchedule,
     huber_deltas,
-    rescale_zero_terminal_snr,
     sample_losses,
-    scaled_linear_alphas_cumprod,
     snr_weights,
 )
 from adapter_lab.training.objective.noise import draw_noise
+from adapter_lab.training.objective.objective import Diffusion, rescale_zero_terminal_snr, scaled_linear_alphas_cumprod
 
 STEPS = torch.arange(1000)
 CAPTIONS = [
@@ -61,7 +59,7 @@ def difference(ours: Tensor, other: Tensor) -> float:
     return float((ours - other).abs().max() / other.abs().max())
 
 
-def schedules(zero_terminal: bool, prediction: str) -> tuple[NoiseSchedule, Any]:
+def schedules(zero_terminal: bool, prediction: str) -> tuple[Diffusion, Any]:
     """Ours and theirs."""
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
     theirs.prepare_scheduler_for_custom_training(scheduler, "cpu")
@@ -69,7 +67,7 @@ def schedules(zero_terminal: bool, prediction: str) -> tuple[NoiseSchedule, Any]
     if zero_terminal:
         theirs.fix_noise_scheduler_betas_for_zero_terminal_snr(scheduler)
         alphas = rescale_zero_terminal_snr(alphas)
-    return NoiseSchedule(alphas, prediction), scheduler
+    return Diffusion(alphas, prediction), scheduler
 
 
 # Name -> ours, and theirs as a function of (loss, timesteps, scheduler, whether v).

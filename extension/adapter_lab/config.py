@@ -65,8 +65,8 @@ class BaseConfig:
     family: str = option("auto", "Base-model family; auto reads it from the file.", choices=("auto", *FAMILIES))
     prediction: str = option(
         "auto",
-        "What the UNet predicts; auto reads it from the file.",
-        choices=("auto", "epsilon", "v_prediction"),
+        "What the UNet predicts, flow: rectified flow; auto reads it from the file.",
+        choices=("auto", "epsilon", "v_prediction", "flow"),
     )
     zero_terminal_snr: str = option(
         "auto",
@@ -425,6 +425,26 @@ class LossConfig:
     timestep_min: int = option(0, "First timestep trained.", minimum=0, maximum=999)
     timestep_max: int = option(999, "Last timestep trained.", minimum=0, maximum=999)
     timestep_distribution: str = option("uniform", "How timesteps are drawn.", choices=("uniform", "logit-normal"))
+    timestep_mean: float = option(
+        0.0,
+        "Mean of the logit-normal distribution; above 0: more noise.",
+        minimum=-10,
+        maximum=10,
+        needs="loss.timestep_distribution=logit-normal",
+    )
+    timestep_std: float = option(
+        1.0,
+        "Standard deviation of the logit-normal distribution.",
+        minimum=0.01,
+        maximum=10,
+        needs="loss.timestep_distribution=logit-normal",
+    )
+    timestep_shift: float = option(
+        1.0,
+        "Moves drawn timesteps towards noise (above 1) or away from it (below), as SD3 does.",
+        minimum=0.01,
+        maximum=100,
+    )
     prior_weight: float = option(
         1.0, "Weight of regularisation pictures.", minimum=0, needs="dataset.regularisation_folder or dataset.sources"
     )
@@ -505,6 +525,13 @@ class PreviewConfig:
     )
     steps: int = option(20, "Sampling steps.", minimum=1, maximum=200, needs="preview.prompts")
     guidance: float = option(6.0, "Classifier-free guidance scale.", minimum=1, maximum=30, needs="preview.prompts")
+    shift: float = option(
+        1.0,
+        "On rectified flow: moves the noise levels that are sampled at towards noise, as web UIs' shift does.",
+        minimum=0.01,
+        maximum=100,
+        needs="preview.prompts",
+    )
     width: int = option(0, "Width; 0: the training resolution.", minimum=0, unit="px", needs="preview.prompts")
     height: int = option(0, "Height; 0: the training resolution.", minimum=0, unit="px", needs="preview.prompts")
     baseline: bool = option(True, "Also sample before the first step, without the adapter.", needs="preview.prompts")

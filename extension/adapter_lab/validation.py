@@ -393,12 +393,21 @@ def _averages(config: TrainConfig) -> Iterator[Problem]:
         )
 
 
+# Weightings that are made for diffusion.
+BY_SNR = ("min_snr_gamma", "debiased", "v_as_epsilon", "v_like")
+
+
 def useless_weighting(prediction: str, loss: LossConfig) -> list[Problem]:
     """Weightings that do nothing on a base that predicts `prediction` ("auto": not known yet)."""
     found = []
     if loss.v_as_epsilon and prediction == "epsilon":
         sentence = "loss.v_as_epsilon is for v-prediction, but the base predicts epsilon: remove it."
         found.append(Problem("loss.v_as_epsilon", sentence))
+    if prediction == "flow":
+        for name in BY_SNR:
+            if getattr(loss, name):
+                sentence = f"loss.{name} weighs by the noise of diffusion, but the base is a rectified flow: remove it."
+                found.append(Problem(f"loss.{name}", sentence))
     if loss.v_like > 0 and prediction == "v_prediction":
         sentence = "loss.v_like is for bases that predict epsilon, but this one predicts v: set it to 0."
         found.append(Problem("loss.v_like", sentence))

@@ -77,7 +77,7 @@ def test_the_loader_computes_what_the_trained_modules_compute(made: Path) -> Non
 
 def test_the_loader_recognises_sdxl_with_v_prediction_at_128_pixels(made: Path) -> None:
     base = open_base(BaseConfig(checkpoint=str(made / "toy.safetensors")))
-    assert (base.family, base.prediction, base.resolution, base.latent_scale) == ("sdxl", "v_prediction", 128, 8)
+    assert (base.family, base.prediction, base.resolution, base.latents.scale) == ("sdxl", "v_prediction", 128, 8)
 
 
 def test_the_scorer_travels_in_the_same_file(made: Path) -> None:

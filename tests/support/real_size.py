@@ -251,7 +251,7 @@ def compare_outputs(
     def predict() -> Tensor:
         text = encoders.encode(["sks, thing 1, red"])
         noise = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(1)).to(dtype)
-        added = base.added_conditions([(256, 256)], [(0, 0)], [(256, 256)], text.pooled)
+        added = base.added_conditions([((256, 256), (0, 0), (256, 256))], text.pooled)
         timestep = torch.tensor([500])
         return parts["unet"](noise, timestep, text.hidden, added_cond_kwargs=added).sample.float()
 

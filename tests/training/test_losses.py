@@ -9,13 +9,11 @@ import torch
 
 from adapter_lab.config import LossConfig
 from adapter_lab.training.objective.losses import (
-    NoiseSchedule,
-    rescale_zero_terminal_snr,
     sample_losses,
-    scaled_linear_alphas_cumprod,
     snr_weights,
     value_losses,
 )
+from adapter_lab.training.objective.objective import Diffusion, rescale_zero_terminal_snr, scaled_linear_alphas_cumprod
 
 ABAR = scaled_linear_alphas_cumprod()
 ZERO_SNR = rescale_zero_terminal_snr(ABAR)
@@ -36,11 +34,11 @@ def test_zero_terminal_snr_keeps_the_start_and_ends_at_zero():
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("abar", [ABAR, ZERO_SNR], ids=["ordinary", "zero-terminal"])
 def test_noisy_latents_and_target_give_back_the_latents(prediction, abar):
-    schedule = NoiseSchedule(abar, prediction)
+    schedule = Diffusion(abar, prediction)
     generator = torch.Generator().manual_seed(0)
     latents, noise = torch.randn(2, 5, 4, 3, 3, generator=generator, dtype=torch.float64)
     timesteps = torch.tensor([0, 250, 500, 998, 999])
-    noisy = schedule.add_noise(latents, noise, timesteps)
+    noisy = schedule.mix(latents, noise, timesteps)
     target = schedule.target(latents, noise, timesteps)
     signal = abar[timesteps].double().sqrt().view(-1, 1, 1, 1)
     sigma = (1 - abar[timesteps].double()).sqrt().view(-1, 1, 1, 1)
@@ -66,7 +64,7 @@ def test_a_weighting_means_the_same_for_epsilon_and_v(options):
     error = torch.ones(6, dtype=torch.float64)
     weighted = []
     for prediction in ("epsilon", "v_prediction"):
-        weights = snr_weights(NoiseSchedule(ABAR, prediction), timesteps, config).double()
+        weights = snr_weights(Diffusion(ABAR, prediction), timesteps, config).double()
         weighted.append(weights * x0_error_as(prediction, error, abar).square())
     snr = abar / (1 - abar)
     expected = snr.clamp_max(config.min_snr_gamma)
@@ -77,7 +75,7 @@ def test_a_weighting_means_the_same_for_epsilon_and_v(options):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("options", [{}, {"min_snr_gamma": 5.0}, {"debiased": True}], ids=str)
 def test_weights_are_finite_at_zero_terminal_snr(prediction, options):
-    weights = snr_weights(NoiseSchedule(ZERO_SNR, prediction), torch.arange(1000), LossConfig(**options))
+    weights = snr_weights(Diffusion(ZERO_SNR, prediction), torch.arange(1000), LossConfig(**options))
     assert torch.isfinite(weights).all()
     assert (weights >= 0).all()
     if not options:
@@ -128,4 +126,4 @@ def test_masked_values_neither_count_nor_get_a_gradient():
 
 def test_an_unknown_prediction_is_refused():
     with pytest.raises(ValueError, match="sample"):
-        dataclasses.replace(NoiseSchedule(ABAR, "epsilon"), prediction="sample")
+        dataclasses.replace(Diffusion(ABAR, "epsilon"), prediction="sample")

@@ -9,13 +9,11 @@ import torch
 
 from adapter_lab.config import HUBER_LOSSES, LossConfig, TrainConfig
 from adapter_lab.training.objective.losses import (
-    NoiseSchedule,
     huber_deltas,
-    rescale_zero_terminal_snr,
     sample_losses,
-    scaled_linear_alphas_cumprod,
     snr_weights,
 )
+from adapter_lab.training.objective.objective import Diffusion, rescale_zero_terminal_snr, scaled_linear_alphas_cumprod
 from adapter_lab.validation import problems, useless_weighting
 
 STEPS = torch.arange(1000)
@@ -41,14 +39,14 @@ WEIGHTS = [
 
 @pytest.mark.parametrize(("options", "prediction", "wanted"), WEIGHTS, ids=lambda value: str(value)[:40])
 def test_weights_are_those_of_sd_scripts_at_every_timestep(options, prediction, wanted):
-    found = snr_weights(NoiseSchedule(ABAR, prediction), STEPS, LossConfig(**options))
+    found = snr_weights(Diffusion(ABAR, prediction), STEPS, LossConfig(**options))
     assert torch.allclose(found.double(), wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("options", [{"v_as_epsilon": True}, {"debiased": True}, {"v_like": 1.0}], ids=str)
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_every_weight_is_finite_at_zero_terminal_snr(options, prediction):
-    weights = snr_weights(NoiseSchedule(rescale_zero_terminal_snr(ABAR), prediction), STEPS, LossConfig(**options))
+    weights = snr_weights(Diffusion(rescale_zero_terminal_snr(ABAR), prediction), STEPS, LossConfig(**options))
     assert torch.isfinite(weights).all() and (weights >= 0).all()
 
 
@@ -75,7 +73,7 @@ SCHEDULES = {
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_delta_follows_the_noise_as_in_sd_scripts(schedule):
     config = LossConfig(type="pseudo_huber", huber_delta=0.1, huber_schedule=schedule)
-    found = huber_deltas(NoiseSchedule(ABAR, "epsilon"), STEPS, config)
+    found = huber_deltas(Diffusion(ABAR, "epsilon"), STEPS, config)
     assert torch.allclose(found.double(), SCHEDULES[schedule], rtol=1e-5)
 
 

@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from adapter_lab.config import LossConfig
-from adapter_lab.training.objective.noise import draw_noise, draw_perturbation, draw_timestep, seed_everything, seed_of
+from adapter_lab.training.objective.noise import draw_noise, draw_perturbation, seed_everything, seed_of
+from adapter_lab.training.objective.objective import Diffusion, scaled_linear_alphas_cumprod
+
+SCHEDULE = Diffusion(scaled_linear_alphas_cumprod(), "epsilon")
 
 
 def test_seeds_do_not_depend_on_the_process():
@@ -40,7 +43,7 @@ def test_noise_variants_leave_timesteps_and_plain_noise_as_they_are():
     shift = offset - plain
     assert torch.allclose(shift, shift[:, :1, :1].expand_as(shift), atol=1e-5)
     assert shift.abs().max() > 0.05
-    assert draw_timestep(LossConfig(), 0, 1, 0) == draw_timestep(LossConfig(noise_offset=0.5), 0, 1, 0)
+    assert SCHEDULE.draw(LossConfig(), 0, 1, 0) == SCHEDULE.draw(LossConfig(noise_offset=0.5), 0, 1, 0)
 
 
 def test_pyramid_noise_is_smoother_and_has_unit_variance():
@@ -58,14 +61,14 @@ def test_pyramid_noise_is_smoother_and_has_unit_variance():
 @pytest.mark.parametrize("distribution", ["uniform", "logit-normal"])
 def test_timesteps_stay_in_their_range_and_reach_both_ends(distribution):
     config = LossConfig(timestep_min=300, timestep_max=303, timestep_distribution=distribution)
-    drawn = {draw_timestep(config, 0, step, 0) for step in range(500)}
+    drawn = {SCHEDULE.draw(config, 0, step, 0) for step in range(500)}
     assert drawn == {300, 301, 302, 303}
 
 
 def test_timestep_distributions_differ_as_named():
     def middle_half(distribution: str) -> float:
         config = LossConfig(timestep_distribution=distribution)
-        return sum(250 <= draw_timestep(config, 0, step, 0) < 750 for step in range(2000)) / 2000
+        return sum(250 <= SCHEDULE.draw(config, 0, step, 0) < 750 for step in range(2000)) / 2000
 
     assert middle_half("uniform") == pytest.approx(0.5, abs=0.04)
     # P(|Z| < log 3) for a standard normal Z.

@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from adapter_lab.config import BaseConfig, PreviewConfig
 from adapter_lab.training.bases import Base, open_base
-from adapter_lab.training.output.preview import PromptText, decode, encode_prompts, sample, sampler
+from adapter_lab.training.output.preview import PromptText, decode, encode_prompts, sample
 from tests.support.checkpoints import tiny_layout, write_random_checkpoint
 
 PROMPTS = ["a photo of a cat", "a very long prompt, " * 8]
@@ -28,7 +28,7 @@ def _base(tmp_path: Path, family: str, keys: tuple[str, ...] = ()) -> Base:
 def _pipeline_picture(base: Base, unet: Any, preview: PreviewConfig, index: int, text: PromptText) -> np.ndarray:
     """The same picture from diffusers' pipeline, given our text as embeddings."""
     vae = base.load_vae(torch.float32)
-    scheduler = sampler(base, preview.steps)
+    scheduler = base.objective().sampler(preview.steps, preview.shift)
     common = {
         "num_inference_steps": preview.steps,
         "guidance_scale": preview.guidance,
@@ -129,7 +129,7 @@ def test_size_of_pictures(tmp_path: Path, settings: dict[str, int], resolution: 
 @pytest.mark.parametrize("zero", [False, True])
 def test_first_timestep_is_the_noisiest_only_for_zero_terminal_snr(tmp_path: Path, zero: bool) -> None:
     base = _base(tmp_path, "sdxl", ("v_pred", "ztsnr") if zero else ())
-    timesteps = sampler(base, 20).timesteps.tolist()
+    timesteps = base.objective().sampler(20, 1.0).timesteps.tolist()
     assert timesteps[0] == (999 if zero else 951)
     assert timesteps[-1] == (49 if zero else 1)
 

@@ -105,10 +105,10 @@ def test_a_step_copies_to_the_device_without_waiting_and_reads_nothing(
     encoders.to(META)
     denoiser = Denoiser(
         unet=parts["unet"],
-        schedule=base.noise_schedule(),
+        objective=base.objective(),
         conditioning=EncodedNow(encoders, 1, True) if text == "trained" else cached,
-        added_conditions=base.added_conditions,
-        scaling_factor=0.2,
+        denoise=base.denoise,
+        latents=base.latents,
         device=META,
         loss=LossConfig(min_snr_gamma=5.0),
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T", bound=Any)
 # The part that denoises, by its key everywhere.
 UNET = "unet"
 
@@ -46,6 +47,14 @@ class LatentFormat:
     scale: int
     factor: float
     shift: float = 0.0
+
+    def normalise(self, z: T) -> T:
+        """What the denoiser is trained on, of the VAE's numbers."""
+        return ((z - self.shift) if self.shift else z) * self.factor
+
+    def restore(self, x: T) -> T:
+        """The VAE's numbers of what the denoiser gives."""
+        return x / self.factor + self.shift
 
 
 @dataclass(frozen=True, kw_only=True)

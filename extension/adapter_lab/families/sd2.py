@@ -31,8 +31,12 @@ SD2 = Family(
     heads=0,
     sized=False,
     adapter_names="diffusers",
-    versions={"epsilon": "sd_v2_512", "v_prediction": "sd_v2_768_v"},
-    architectures={"epsilon": "stable-diffusion-v2-512", "v_prediction": "stable-diffusion-v2-768-v"},
+    versions={"epsilon": "sd_v2_512", "v_prediction": "sd_v2_768_v", "flow": "sd_v2_512"},
+    architectures={
+        "epsilon": "stable-diffusion-v2-512",
+        "v_prediction": "stable-diffusion-v2-768-v",
+        "flow": "stable-diffusion-v2-512",
+    },
     tiers={
         6: tier(1, text=True),
         8: tier(2, text=True),

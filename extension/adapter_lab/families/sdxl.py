@@ -54,11 +54,8 @@ SDXL = Family(
     heads=0,
     sized=True,
     adapter_names="ldm",
-    versions={"epsilon": "sdxl_base_v1-0", "v_prediction": "sdxl_base_v1-0"},
-    architectures={
-        "epsilon": "stable-diffusion-xl-v1-base",
-        "v_prediction": "stable-diffusion-xl-v1-base",
-    },
+    versions=dict.fromkeys(("epsilon", "v_prediction", "flow"), "sdxl_base_v1-0"),
+    architectures=dict.fromkeys(("epsilon", "v_prediction", "flow"), "stable-diffusion-xl-v1-base"),
     tiers={
         6: tier(1, fp8=True),
         8: tier(1, text=True, fp8=True),

@@ -14,21 +14,21 @@ from adapter_lab.training.dataset.plan import fixed_sample
 from adapter_lab.training.prepare import Prepared
 
 
-def blame(prepared: Prepared, samples: Sequence[tuple[str, int]]) -> str:
-    """A sentence on what gives no finite values for (picture, timestep) `samples` without the adapter; "" if all does.
+def blame(prepared: Prepared, samples: Sequence[tuple[str, float]]) -> str:
+    """A sentence on what gives no finite values for (picture, time) `samples` without the adapter; "" if all does.
 
     Computes each sample again, so it is asked only when a run ends.
     """
     items = {item.key: item for item in prepared.dataset.items}
     try:
-        found = (_of(prepared, items[key], timestep) for key, timestep in dict(samples).items() if key in items)
+        found = (_of(prepared, items[key], time) for key, time in dict(samples).items() if key in items)
         return next((sentence for sentence in found if sentence), "")
     except (AdapterLabError, RuntimeError, OSError):
         return ""  # the loss itself is what must be reported
 
 
 @torch.no_grad()
-def _of(prepared: Prepared, item: Item, timestep: int) -> str:
+def _of(prepared: Prepared, item: Item, time: float) -> str:
     base, batch = prepared.base, Batch((fixed_sample(item),))
     latents = next(iter(prepared.source([batch])))
     if not (is_finite(latents.mean) and is_finite(latents.std)):
@@ -37,7 +37,7 @@ def _of(prepared: Prepared, item: Item, timestep: int) -> str:
         text = prepared.denoiser.conditioning(batch.captions)
         if not is_finite(text.hidden):
             return text_not_finite(batch.captions[0])
-        losses, _ = prepared.denoiser.losses(latents, [("blame", item.key)], torch.tensor([timestep]))
+        losses, _ = prepared.denoiser.losses(latents, [("blame", item.key)], [time])
     if is_finite(losses):
         return ""
     number_format = str(prepared.denoiser.dtype).removeprefix("torch.")

@@ -170,12 +170,12 @@ def validation_loss(prepared: Prepared, dataset: Dataset, batch_size: int, seed:
     """Mean plain loss of the held-out pictures, each at VALIDATION_LEVELS timesteps with noise that never changes."""
     # Perturbed inputs are a way to train, not what is asked of the adapter.
     denoiser = replace(prepared.denoiser, loss=replace(prepared.denoiser.loss, input_perturbation=0.0))
-    levels = validation_timesteps(denoiser.loss, len(denoiser.schedule.alphas_cumprod))
+    levels = validation_timesteps(denoiser.loss, denoiser.objective.steps)
     losses = []
     for batch in prepared.source(dataset.validation_plan(batch_size)):
         for timestep in levels:
             draws = [("validation", seed, sample.key, timestep) for sample in batch.batch.items]
-            losses.append(denoiser.losses(batch, draws, torch.full((len(draws),), timestep))[0])
+            losses.append(denoiser.losses(batch, draws, [timestep] * len(draws))[0])
     return torch.cat(losses).mean().item()
 
 

@@ -112,10 +112,10 @@ class Preparation:
         network, parts = self.network(base, encoders if isinstance(conditioning, EncodedNow) else None)
         denoiser = Denoiser(
             unet=parts["unet"],
-            schedule=base.noise_schedule(),
+            objective=base.objective(),
             conditioning=conditioning,
-            added_conditions=base.added_conditions,
-            scaling_factor=base.components["vae"].config["scaling_factor"],
+            denoise=base.denoise,
+            latents=base.latents,
             device=self.machine.device,
             loss=config.loss,
             dtype=self.machine.dtype,
@@ -162,7 +162,7 @@ class Preparation:
                     "in memory and encodes in each step, which takes longer."
                 )
             encode = functools.partial(_encode, vae.get(), self.machine.device)
-            return lambda batches: encoded_batches(batches, encode, base.latent_scale)
+            return lambda batches: encoded_batches(batches, encode, base.latents.scale)
         cache = LatentCache(dataset.cache_folder, base.vae_key, vae_name=f"The VAE of {base.vae_path or base.path}")
         samples = dataset.cache_samples()
         if cache.missing(samples):
@@ -171,7 +171,7 @@ class Preparation:
                 lambda model: cache.fill(
                     samples,
                     functools.partial(_encode, model, device),
-                    latent_scale=base.latent_scale,
+                    latent_scale=base.latents.scale,
                     progress=progress,
                 )
             )

@@ -24,7 +24,7 @@ from adapter_lab.sample_prompts import prompt_advice
 from adapter_lab.training.blame import blame
 from adapter_lab.training.budget import Budget, SavingPoints, Stopwatch
 from adapter_lab.training.denoiser.latents import LatentBatch, plan_from, steps_with_latents
-from adapter_lab.training.denoiser.step import accumulate_gradients, drawn_timesteps
+from adapter_lab.training.denoiser.step import accumulate_gradients, drawn_times
 from adapter_lab.training.device.peak_memory import MemoryMeter
 from adapter_lab.training.distributed import Team
 from adapter_lab.training.feedback import Feedback
@@ -301,8 +301,8 @@ class Run:
         epoch = self.budget.epoch_of(step)[0]
         self.records.step(losses, StepLabel(step + 1, epoch, samples, rates, seconds, used))
 
-    def gradients(self, batches: list[LatentBatch], step: int) -> tuple[Tensor, list[tuple[str, int]]]:
-        """Gradients of a step, losses (2, N) and (picture, timestep) of all its samples, whoever computed them."""
+    def gradients(self, batches: list[LatentBatch], step: int) -> tuple[Tensor, list[tuple[str, float]]]:
+        """Gradients of a step, losses (2, N) and (picture, time) of all its samples, whoever computed them."""
         denoiser, seed, team = self.prepared.denoiser, self.config.run.seed, self.team
         shares = [share for batch in batches if (share := team.share(batch)) is not None]
         total = sum(len(batch.batch) for batch in batches)
@@ -310,7 +310,7 @@ class Run:
         if team.size == 1:
             return losses, samples
         team.sum_gradients(self.optimizer.parameters())
-        return team.all_losses(losses, batches), drawn_timesteps(denoiser, batches, seed, step)
+        return team.all_losses(losses, batches), drawn_times(denoiser, batches, seed, step)
 
     def between_saves(self, step: int, asked: Requested) -> None:
         """What `step` calls for although no adapter is due after it, and what a person asked for."""

@@ -16,7 +16,7 @@ from adapter_lab.training.bases import open_base
 from adapter_lab.training.bases.detect import SD2_PROBE
 from tests.support.checkpoints import tiny_layout, write_diffusers_folder, write_random_checkpoint
 
-EPSILON, V = "epsilon", "v_prediction"
+EPSILON, V, FLOW = "epsilon", "v_prediction", "flow"
 VPRED = {"v_pred": (0,)}
 BOTH = {"v_pred": (0,), "ztsnr": (0,)}
 
@@ -50,6 +50,9 @@ BOTH = {"v_pred": (0,), "ztsnr": (0,)}
         ("sdxl", {}, {}, {"prediction": V, "zero_terminal_snr": "yes"}, V, True, "as base.zero_terminal_snr says"),
         ("sdxl", BOTH, {}, {"zero_terminal_snr": "no"}, V, False, "Zero terminal SNR: no"),
         ("sdxl", {"ztsnr": (0,)}, {}, {}, EPSILON, False, "because the model predicts epsilon"),
+        ("sdxl", {}, {"modelspec.prediction_type": "flow"}, {}, FLOW, False, "modelspec.prediction_type"),
+        ("sdxl", {}, {"modelspec.prediction_type": "rf"}, {}, FLOW, False, "modelspec.prediction_type"),
+        ("sdxl", {}, {}, {"prediction": FLOW}, FLOW, False, "as base.prediction says (the file suggests epsilon)"),
     ],
 )
 def test_single_file(tmp_path: Path, family, keys, metadata, settings, prediction, zero, sentence) -> None:
@@ -109,7 +112,7 @@ def test_diffusers_folder_states_it_in_its_scheduler(
     assert any("scheduler_config.json" in finding for finding in base.findings)
 
 
-@pytest.mark.parametrize("scheduler", [{"prediction_type": "flow_prediction"}, {"_class_name": "EDMEulerScheduler"}])
+@pytest.mark.parametrize("scheduler", [{"prediction_type": "sample"}, {"_class_name": "EDMEulerScheduler"}])
 def test_folders_with_another_noise_scale_are_refused(tmp_path: Path, scheduler: dict) -> None:
     folder = write_diffusers_folder(tmp_path / "a", "sdxl", scheduler=scheduler)
     with pytest.raises(FileFormatError, match=r"which Adapter Lab does not train|whose noise scale"):
@@ -136,7 +139,7 @@ def test_noise_schedule_equals_diffusers(tmp_path: Path, zero: bool) -> None:
     layout = tiny_layout("sdxl")
     keys = BOTH if zero else VPRED
     path = write_random_checkpoint(tmp_path / "a.safetensors", {**layout, **keys}, metadata=layout.metadata)
-    schedule = open_base(BaseConfig(checkpoint=str(path))).noise_schedule()
+    schedule = open_base(BaseConfig(checkpoint=str(path))).objective()
     reference = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=zero
     ).alphas_cumprod

@@ -91,5 +91,5 @@ def test_text_names_out_are_the_inverse_of_names_in(family: str, with_prefix: bo
 def test_every_family_row_is_complete() -> None:
     for name, row in FAMILIES.items():
         assert row.key == name and row.text_parts and row.text[0].activation
-        assert set(row.versions) == set(row.architectures) == {"epsilon", "v_prediction"}
+        assert set(row.versions) == set(row.architectures) == {"epsilon", "v_prediction", "flow"}
         assert row.vae["scaling_factor"] == row.latent.factor and row.vae["latent_channels"] == row.latent.channels

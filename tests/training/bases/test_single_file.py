@@ -56,7 +56,7 @@ def test_outputs_equal_the_original_modules(saved) -> None:
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(2, 4, 8, 8, generator=generator)
     hidden = torch.randn(2, 77, unet.config.cross_attention_dim, generator=generator)
-    added = base.added_conditions([(64, 48)] * 2, [(0, 8)] * 2, [(64, 64)] * 2, torch.randn(2, 64, generator=generator))
+    added = base.added_conditions([((64, 48), (0, 8), (64, 64))] * 2, torch.randn(2, 64, generator=generator))
     timesteps = torch.tensor([3, 800])
     with torch.no_grad():
         expected = unet(latents, timesteps, hidden, added_cond_kwargs=added).sample

@@ -14,18 +14,20 @@ from torch import Tensor
 
 from adapter_lab.config import BaseConfig
 from adapter_lab.errors import ConfigError, FileFormatError
-from adapter_lab.families import FAMILIES, TEXT_PARTS, Family, smaller_name
+from adapter_lab.families import FAMILIES, TEXT_PARTS, Family, LatentFormat, smaller_name
 from adapter_lab.training.bases.components import Component
-from adapter_lab.training.bases.detect import detect
+from adapter_lab.training.bases.detect import STATED, detect
 from adapter_lab.training.bases.folder import open_any, open_vae
 from adapter_lab.training.bases.modules import new_text_encoder, new_unet, new_vae
 from adapter_lab.training.bases.single_file import Opened
-from adapter_lab.training.bases.text import TextEncoders
+from adapter_lab.training.bases.text import TextEncoders, TextOutput
 from adapter_lab.training.bases.tokenizer import ClipTokenizer
 from adapter_lab.training.device.transfer import to_device
-from adapter_lab.training.objective.losses import NoiseSchedule, rescale_zero_terminal_snr, scaled_linear_alphas_cumprod
+from adapter_lab.training.objective.objective import Objective, objective_of
 
 Device = torch.device | str
+# Original (height, width), crop (top, left) and target (height, width) of a picture, in px.
+Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -74,21 +76,16 @@ class Base:
         """The text encoders: ["te1"] or ["te1", "te2"]."""
         return [part for part in TEXT_PARTS if part in self.components]
 
-    @property
-    def latent_scale(self) -> int:
-        """Pixels per latent along a side: 8 for every released model."""
-        return 2 ** (len(self.components["vae"].config["block_out_channels"]) - 1)
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of a latent: 4."""
-        return self.components["vae"].config["latent_channels"]
+    @cached_property
+    def latents(self) -> LatentFormat:
+        """How its VAE's latents are scaled: 8 pixels per latent and 4 channels in every released model."""
+        return latent_format(self.components["vae"].config)
 
     @property
     def resolution(self) -> int:
         """Side in pixels of the square the base was trained on: 512, 768 (SD2 v-prediction), 1024."""
         unet = self.components["unet"].config
-        side: int = unet["sample_size"] * self.latent_scale
+        side: int = unet["sample_size"] * self.latents.scale
         # Of models that are told from others by nothing else, as SD2's for v-prediction.
         return self.row.resolution_of.get(self.prediction, side) if side == self.row.resolution else side
 
@@ -144,50 +141,58 @@ class Base:
         for part, component in self.components.items():
             component.check(lambda part=part: self._build(part), whole=part == "unet")  # type: ignore[misc]
 
-    def noise_schedule(self) -> NoiseSchedule:
-        """Stable Diffusion's schedule of 1000 steps, scaled linear; rescaled if the base has zero terminal SNR."""
-        alphas_cumprod = scaled_linear_alphas_cumprod()
-        if self.zero_terminal_snr:
-            alphas_cumprod = rescale_zero_terminal_snr(alphas_cumprod)
-        return NoiseSchedule(alphas_cumprod, self.prediction)
+    def objective(self) -> Objective:
+        """What it is trained for: diffusion on Stable Diffusion's schedule of 1000 steps, or rectified flow."""
+        return objective_of(self.prediction, self.zero_terminal_snr)
 
-    def added_conditions(
-        self,
-        original_sizes: Sequence[tuple[int, int]],
-        crops: Sequence[tuple[int, int]],
-        targets: Sequence[tuple[int, int]],
-        pooled: Tensor | None,
-    ) -> dict[str, Tensor] | None:
-        """`added_cond_kwargs` for the UNet of families that are told sizes (SDXL), None for the other families.
+    def denoise(self, unet: Any, noisy: Tensor, times: Tensor, text: TextOutput, sizes: Sequence[Sizes]) -> Tensor:
+        """The UNet's answer (B, C, h, w) to `noisy` latents at `times` (B,), in its own format.
 
-        Per picture: original (height, width), crop (top, left), target (height, width); `pooled` is (B, P).
+        `sizes`: of each picture, for families that are told them (SDXL).
         """
+        added = self.added_conditions(sizes, text.pooled)
+        found: Tensor = unet(
+            noisy, times, encoder_hidden_states=text.hidden, added_cond_kwargs=added, return_dict=False
+        )[0]
+        return found
+
+    def added_conditions(self, sizes: Sequence[Sizes], pooled: Tensor | None) -> dict[str, Tensor] | None:
+        """`added_cond_kwargs` for the UNet of families that are told sizes (SDXL), None for the other families."""
         if not self.row.sized:
             return None
         if pooled is None:
             raise ValueError("this family needs the pooled text output")
-        rows = [[*size, *crop, *target] for size, crop, target in zip(original_sizes, crops, targets, strict=True)]
+        rows = [[*size, *crop, *target] for size, crop, target in sizes]
         # fp32: bf16 has no whole numbers above 256, which pixel sizes exceed. The UNet embeds them before it casts.
         return {"text_embeds": pooled, "time_ids": to_device(torch.tensor(rows, dtype=torch.float32), pooled.device)}
 
     def metadata(self) -> dict[str, str]:
         """The `ss_*` and `modelspec.*` entries of an adapter file that the base decides."""
-        v = self.prediction == "v_prediction"
         found = {
             "ss_base_model_version": self.row.versions[self.prediction],
             "ss_v2": str(self.family == "sd2"),
             "ss_sd_model_name": self.path.name,
             "ss_clip_skip": str(self.clip_skip),
-            "ss_v_parameterization": str(v),
+            "ss_v_parameterization": str(self.prediction == "v_prediction"),
             "ss_zero_terminal_snr": str(self.zero_terminal_snr),
             "modelspec.architecture": f"{self.row.architectures[self.prediction]}/lora",
-            "modelspec.prediction_type": "v" if v else "epsilon",
+            "modelspec.prediction_type": STATED[self.prediction],
         }
         if short := legacy_hash(self.path):
             found["ss_sd_model_hash"] = short
         if self.vae_path:
             found["ss_vae_name"] = self.vae_path.name
         return found
+
+
+def latent_format(config: Mapping[str, Any]) -> LatentFormat:
+    """The latents of a VAE by its diffusers configuration."""
+    return LatentFormat(
+        channels=config["latent_channels"],
+        scale=2 ** (len(config["block_out_channels"]) - 1),
+        factor=config["scaling_factor"],
+        shift=config.get("shift_factor") or 0.0,
+    )
 
 
 def open_base(config: BaseConfig) -> Base:

@@ -8,11 +8,21 @@ from typing import Any
 from adapter_lab.config import BaseConfig
 from adapter_lab.errors import ConfigError, FileFormatError
 from adapter_lab.training.bases.single_file import Opened
+from adapter_lab.training.objective.objective import EPSILON, FLOW, V
 
-EPSILON, V = "epsilon", "v_prediction"
-WORDS = {"epsilon": EPSILON, "eps": EPSILON, "v": V, "v_prediction": V, "v-prediction": V, "vpred": V, "v_pred": V}
-NAME_HINTS = ("vpred", "v-pred", "v_pred")
+# What files and configurations call each kind of prediction; how we state it in `modelspec.prediction_type`.
+SPELLED = {
+    EPSILON: ("epsilon", "eps"),
+    V: ("v", "v_prediction", "v-prediction", "vpred", "v_pred"),
+    FLOW: ("flow", "flow_prediction", "flow_matching", "rectified_flow", "rectified-flow", "rf"),
+}
+WORDS = {word: prediction for prediction, words in SPELLED.items() for word in words}
+STATED = {prediction: words[0] for prediction, words in SPELLED.items()} | {EPSILON: "epsilon"}
+# Parts of a file's name that suggest a kind of prediction, which nothing but its setting then decides.
+NAME_HINTS = {"vpred": V, "v-pred": V, "v_pred": V, "rectified": FLOW, "-rf": FLOW, "_rf": FLOW}
+FLOW_SCHEDULER = "FlowMatch"
 # SD2's v-prediction models have a far wider spread of this bias than the epsilon ones; ComfyUI tells them apart by it.
+CALLED = {EPSILON: "epsilon", V: "v-prediction", FLOW: "rectified flow"}
 SD2_PROBE = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
 SD2_SPREAD = 0.09
 SD2_GLOBAL_STEPS = {"110000": V, "875000": EPSILON, "220000": EPSILON}  # as saved in the released .ckpt files
@@ -40,6 +50,12 @@ def detect(opened: Opened, config: BaseConfig) -> Detection:
     zero, why = _zero_terminal_snr(opened)
     if config.zero_terminal_snr != "auto":
         zero, why = config.zero_terminal_snr == "yes", "as base.zero_terminal_snr says"
+    if zero and prediction == FLOW:
+        if config.zero_terminal_snr == "yes":
+            raise ConfigError(
+                "Rectified flow has no noise schedule that could be rescaled: set base.zero_terminal_snr to auto."
+            )
+        zero, why = False, ""
     if zero and prediction == EPSILON:
         if config.zero_terminal_snr == "yes" or config.prediction == EPSILON:
             raise ConfigError(
@@ -51,10 +67,11 @@ def detect(opened: Opened, config: BaseConfig) -> Detection:
     if zero or why:
         findings.append(f"Zero terminal SNR: {'yes' if zero else 'no'}, {why or 'the usual'}.")
     name = opened.path.name.lower()
-    if prediction == EPSILON and config.prediction == "auto" and any(hint in name for hint in NAME_HINTS):
+    suggested = next((kind for hint, kind in NAME_HINTS.items() if hint in name), EPSILON)
+    if prediction == EPSILON != suggested and config.prediction == "auto":
         findings.append(
-            f"The name {opened.path.name} suggests v-prediction, but nothing in the file says so; "
-            "if pictures come out wrong, set base.prediction to v_prediction."
+            f"The name {opened.path.name} suggests {CALLED[suggested]}, but nothing in the file says so; "
+            f"if pictures come out wrong, set base.prediction to {suggested}."
         )
     return Detection(prediction, zero, findings)
 
@@ -73,6 +90,8 @@ def _prediction(opened: Opened) -> tuple[str, str]:
             f"{opened.path} is an EDM model, whose noise scale Adapter Lab does not train; "
             "choose an epsilon or v-prediction checkpoint."
         )
+    if opened.scheduler is not None and str(opened.scheduler.get("_class_name", "")).startswith(FLOW_SCHEDULER):
+        return FLOW, "from scheduler_config.json"
     if opened.scheduler is not None and (stated := str(opened.scheduler.get("prediction_type", "epsilon"))):
         if stated not in WORDS:
             raise FileFormatError(

@@ -21,6 +21,10 @@ class TextOutput:
     hidden: Tensor
     pooled: Tensor | None
 
+    def cast(self, dtype: torch.dtype) -> TextOutput:
+        """The same output in another format."""
+        return TextOutput(self.hidden.to(dtype), None if self.pooled is None else self.pooled.to(dtype))
+
     def to(self, device: torch.device | str, dtype: torch.dtype) -> TextOutput:
         """The same output elsewhere."""
         pooled = None if self.pooled is None else self.pooled.to(device=device, dtype=dtype)

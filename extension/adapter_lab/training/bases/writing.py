@@ -16,10 +16,11 @@ from adapter_lab.adapters.layouts import text_encoder_parameters
 from adapter_lab.adapters.writing import layout_of, raw_bytes, write_tensors
 from adapter_lab.families import FOLDERS
 from adapter_lab.training.bases.architecture import STATED, text_config, unet_config, vae_config
+from adapter_lab.training.bases.detect import STATED as STATED_AS
 from adapter_lab.training.bases.ldm import ldm_state
 from adapter_lab.training.bases.modules import defaults
 from adapter_lab.training.bases.single_file import parameter_shapes
-from adapter_lab.training.objective.losses import rescale_zero_terminal_snr, scaled_linear_alphas_cumprod
+from adapter_lab.training.objective.objective import rescale_zero_terminal_snr, scaled_linear_alphas_cumprod
 
 
 def save_single_file(
@@ -54,7 +55,7 @@ def save_single_file(
         tensors["v_pred"] = torch.empty(0)
     if zero_terminal_snr:
         tensors["ztsnr"] = torch.empty(0)
-    stated = {"modelspec.prediction_type": "v" if prediction == "v_prediction" else "epsilon"}
+    stated = {"modelspec.prediction_type": STATED_AS[prediction]}
     if overrides:
         stated["adapter_lab.architecture"] = json.dumps(overrides)
     return write_tensors(

@@ -212,18 +212,18 @@ class DryRun:
     def _step(self, unet: nn.Module, encoders: TextEncoders | None, kept: Mapping[str, Any]) -> None:
         """Forward and backward pass of one batch."""
         config, batch = self.config, self.config.run.batch_size
-        scale = self.base.latent_scale
-        latent = (batch, self.base.latent_channels, self.side // scale, self.side // scale)
+        scale = self.base.latents.scale
+        latent = (batch, self.base.latents.channels, self.side // scale, self.side // scale)
         if self.encodes_pictures_in_steps:
             with torch.no_grad():
                 kept["VAE"].encode(torch.empty(batch, 3, self.side, self.side)).latent_dist.mean.float()
         noisy = NoisyBatch(torch.empty(latent), torch.empty(latent), torch.zeros(batch, dtype=torch.long))
         denoiser = Denoiser(
             unet=unet,
-            schedule=None,  # type: ignore[arg-type]
+            objective=None,  # type: ignore[arg-type]
             conditioning=None,  # type: ignore[arg-type]
-            added_conditions=self.base.added_conditions,
-            scaling_factor=1.0,
+            denoise=self.base.denoise,
+            latents=self.base.latents,
             device=FAKE_DEVICE,
             loss=config.loss,
             dtype=self.dtype,

@@ -44,9 +44,9 @@ class LossStatistics:
     level_count: list[int] = field(default_factory=lambda: [0] * BINS)
     pictures: dict[str, PictureLoss] = field(default_factory=dict)
 
-    def add(self, key: str, timestep: int, loss: float) -> float:
+    def add(self, key: str, timestep: float, loss: float) -> float:
         """Take one sample's unweighted loss into account; returns it relative to the usual loss of its noise level."""
-        level = min(BINS - 1, timestep * BINS // self.timesteps)
+        level = min(BINS - 1, int(timestep * BINS // self.timesteps))
         count = self.level_count[level] + 1
         rate = max(1 / count, 1 - LEVEL_DECAY)
         self.level_count[level] = count

@@ -1,21 +1,15 @@
-"""The diffusion training loss: noise schedule, targets, and weightings by signal-to-noise ratio.
-
-Symbols as in the papers: x0 are clean latents, eps the noise, abar_t the cumulative product of alphas,
-x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, and SNR(t) = abar_t / (1 - abar_t).
-"""
+"""The training loss of latent values, and weightings by signal-to-noise ratio (objective.py says what that is)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from adapter_lab.config import LossConfig
 from adapter_lab.training.device.transfer import to_device
-
-PREDICTIONS = ("epsilon", "v_prediction")
+from adapter_lab.training.objective.objective import EPSILON, Objective
 
 # Debiased estimation weighs epsilon by 1 / sqrt(SNR), which has no bound at zero terminal SNR. The ordinary Stable
 # Diffusion schedule ends at 0.0047, so this bound changes nothing there.
@@ -24,71 +18,17 @@ SMALLEST_SNR = 1e-3
 LARGEST_SNR = 1000.0
 
 
-@dataclass(frozen=True)
-class NoiseSchedule:
-    """How much signal is left at each timestep, and what the UNet predicts.
-
-    `alphas_cumprod`: (T,) fp32 on the CPU, falling from nearly 1; its last value may be 0 (zero terminal SNR).
-    `prediction`: "epsilon" or "v_prediction".
-    """
-
-    alphas_cumprod: Tensor
-    prediction: str
-
-    def __post_init__(self) -> None:
-        if self.prediction not in PREDICTIONS:
-            raise ValueError(f"prediction is {self.prediction!r}; known are {', '.join(PREDICTIONS)}")
-
-    def levels(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(abar_t) and sqrt(1 - abar_t) as (B, 1, 1, 1) on the device and in the dtype of `like`."""
-        abar = self.alphas_cumprod[timesteps].double()
-        shape = (-1,) + (1,) * (like.ndim - 1)
-        # Placed after the arithmetic, so that every device gets the same rounded values.
-        signal, sigma = abar.sqrt().to(like.dtype), (1 - abar).sqrt().to(like.dtype)
-        return to_device(signal, like.device).view(shape), to_device(sigma, like.device).view(shape)
-
-    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """x_t for x0 `latents` and eps `noise`, both (B, C, h, w), at `timesteps` (B,) on the CPU."""
-        signal, sigma = self.levels(timesteps, latents)
-        return signal * latents + sigma * noise
-
-    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the UNet should answer: eps, or v = sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans and Ho 2022)."""
-        if self.prediction == "epsilon":
-            return noise
-        signal, sigma = self.levels(timesteps, latents)
-        return signal * noise - sigma * latents
-
-    def snr(self, timesteps: Tensor) -> Tensor:
-        """SNR(t) (B,) in float64 on the CPU; 0 at zero terminal SNR."""
-        abar = self.alphas_cumprod[timesteps].double()
-        return abar / (1 - abar)
-
-
-def scaled_linear_alphas_cumprod(start: float = 0.00085, end: float = 0.012, steps: int = 1000) -> Tensor:
-    """abar of the schedule all Stable Diffusion bases were trained with: sqrt(beta) linear in t; (steps,) fp32."""
-    betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2
-    return torch.cumprod(1.0 - betas, dim=0)
-
-
-def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
-    """abar shifted and scaled so that it ends at exactly 0 and begins as before (Lin et al. 2023, algorithm 1)."""
-    root = alphas_cumprod.double().sqrt()
-    first, last = root[0].clone(), root[-1].clone()
-    return (((root - last) * (first / (first - last))) ** 2).to(alphas_cumprod.dtype)
-
-
-def snr_weights(schedule: NoiseSchedule, timesteps: Tensor, config: LossConfig) -> Tensor:
+def snr_weights(objective: Objective, times: Tensor, config: LossConfig) -> Tensor:
     """Weight (B,) fp32 on the CPU of each sample's loss by its noise level.
 
     Min-SNR gamma (Hang et al. 2023) is min(SNR, gamma) / SNR for epsilon, min(SNR, gamma) / (SNR + 1) for v, which is
     the same weighting of x0. Debiased estimation (Yu et al. 2023) is 1 / sqrt(SNR) for epsilon; for v it is sd-scripts'
     1 / (SNR + 1), which weighs x0 evenly. SNR / (SNR + 1) makes the loss of v that of epsilon.
     """
-    weights = torch.ones(timesteps.shape, dtype=torch.float64)
-    snr = schedule.snr(timesteps)
+    weights = torch.ones(times.shape, dtype=torch.float64)
+    snr = objective.snr(times)
     bounded = snr.clamp_max(LARGEST_SNR)
-    epsilon = schedule.prediction == "epsilon"
+    epsilon = objective.prediction == EPSILON
     if config.min_snr_gamma > 0:
         gamma = config.min_snr_gamma
         # gamma / max(SNR, gamma) is min(SNR, gamma) / SNR without the 0 / 0 at zero terminal SNR.
@@ -102,18 +42,18 @@ def snr_weights(schedule: NoiseSchedule, timesteps: Tensor, config: LossConfig) 
     return weights.float()
 
 
-def huber_deltas(schedule: NoiseSchedule, timesteps: Tensor, config: LossConfig) -> Tensor:
+def huber_deltas(objective: Objective, times: Tensor, config: LossConfig) -> Tensor:
     """`huber_delta` (B,) fp32 on the CPU at each noise level, as sd-scripts' schedules have it.
 
     With d the setting and sigma = 1 / sqrt(SNR): snr is (1 - d) / (1 + sigma)^2 + d, exponential d^(t / T).
     """
     delta = config.huber_delta
     if config.huber_schedule == "snr":
-        sigma = schedule.snr(timesteps).rsqrt()
+        sigma = objective.snr(times).rsqrt()
         return ((1 - delta) / (1 + sigma).square() + delta).float()
     if config.huber_schedule == "exponential":
-        return (delta ** (timesteps.double() / len(schedule.alphas_cumprod))).float()
-    return torch.full(timesteps.shape, delta)
+        return (delta ** (times.double() / objective.steps)).float()
+    return torch.full(times.shape, delta)
 
 
 def _bent(size: Tensor, delta: Tensor) -> Tensor:

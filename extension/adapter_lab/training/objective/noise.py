@@ -7,7 +7,6 @@ see the same noise, dividing a step into more batches changes nothing, and a res
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 
 import torch
@@ -40,15 +39,16 @@ def seed_everything(*parts: object) -> None:
         torch.mps.manual_seed(seed)
 
 
-def draw_timestep(config: LossConfig, *parts: object, last: int = 999) -> int:
-    """One timestep between `timestep_min` and `timestep_max`, both included, and at most `last`."""
-    first, final = config.timestep_min, min(config.timestep_max, last)
+def draw_share(config: LossConfig, *parts: object) -> float:
+    """How far into the noise a sample is, from 0 to 1, by the settings' distribution and shift (Esser et al. 2024)."""
     generator = generator_of("timestep", *parts)
     if config.timestep_distribution == "logit-normal":
-        share = torch.randn((), generator=generator, dtype=torch.float64).sigmoid().item()
+        drawn = torch.randn((), generator=generator, dtype=torch.float64)
+        share = (config.timestep_mean + config.timestep_std * drawn).sigmoid().item()
     else:
         share = torch.rand((), generator=generator, dtype=torch.float64).item()
-    return min(final, first + math.floor(share * (final - first + 1)))
+    shift = config.timestep_shift
+    return shift * share / (1 + (shift - 1) * share)
 
 
 def draw_noise(shape: Sequence[int], config: LossConfig, *parts: object) -> Tensor:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor, nn
 
 from adapter_lab.config import PreviewConfig
 from adapter_lab.sample_prompts import read_prompt
 from adapter_lab.training.bases import Base, TextEncoders, TextOutput
+from adapter_lab.training.bases.base import latent_format
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,27 +58,6 @@ def encode_prompts(text_encoders: TextEncoders, preview: PreviewConfig) -> list[
     return texts
 
 
-def sampler(base: Base, steps: int) -> DDIMScheduler:
-    """DDIM (Song et al. 2021) on the base's schedule with `steps` timesteps set.
-
-    Zero terminal SNR needs the last timestep, so "trailing" spacing (Lin et al. 2023); else "leading", as usual for SD.
-    """
-    scheduler = DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        timestep_spacing="trailing" if base.zero_terminal_snr else "leading",
-        prediction_type=base.prediction,
-        rescale_betas_zero_snr=base.zero_terminal_snr,
-    )
-    scheduler.set_timesteps(steps)
-    return scheduler
-
-
 @torch.no_grad()
 def sample(
     base: Base,
@@ -103,7 +82,7 @@ def sample(
     device = next(unet.parameters()).device
     dtype = dtype or texts[0].positive.hidden.dtype
     side = resolution or base.resolution
-    step = base.latent_scale
+    step = base.latents.scale
     latents = []
     with evaluating(unet):
         for i, text in enumerate(texts):
@@ -128,24 +107,25 @@ def sample_latents(
 
     All texts must have equally many tokens.
     """
-    shape = (1, base.latent_channels, size[0] // base.latent_scale, size[1] // base.latent_scale)
+    shape = (1, base.latents.channels, size[0] // base.latents.scale, size[1] // base.latents.scale)
     latents = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     latents = latents.to(device)
     guided = preview.guidance > 1
     both = [*(text.negative for text in texts if guided), *(text.positive for text in texts)]
     both = [entry.to(device, dtype) for entry in both]
-    hidden = torch.cat([entry.hidden for entry in both])
-    pooled = torch.cat([entry.pooled for entry in both if entry.pooled is not None]) if base.row.sized else None
+    text = TextOutput(
+        torch.cat([entry.hidden for entry in both]),
+        torch.cat([entry.pooled for entry in both if entry.pooled is not None]) if both[0].pooled is not None else None,
+    )
     count = len(both)
-    added = base.added_conditions([size] * count, [(0, 0)] * count, [size] * count, pooled)
-    scheduler = sampler(base, preview.steps)
-    for timestep in scheduler.timesteps.tolist():
+    scheduler = base.objective().sampler(preview.steps, preview.shift)
+    for time in scheduler.timesteps:
         noisy = torch.cat([latents] * (count // len(texts))).to(dtype)
-        answer = unet(noisy, timestep, hidden, added_cond_kwargs=added).sample.float()
+        answer = base.denoise(unet, noisy, time.expand(count).to(device), text, [(size, (0, 0), size)] * count).float()
         if guided:
             negative, positive = answer.chunk(2)
             answer = negative + preview.guidance * (positive - negative)
-        latents = scheduler.step(answer, timestep, latents).prev_sample
+        latents = scheduler.step(answer, time, latents).prev_sample
     return latents
 
 
@@ -153,11 +133,12 @@ def sample_latents(
 def decode(vae: Any, latents: Tensor, tile: int = 0) -> Image.Image:
     """The picture of scaled latents (1, C, h, w), in tiles of `tile` pixels; 0: only where memory is short."""
     parameter = next(vae.parameters())
-    scale = 2 ** (len(vae.config.block_out_channels) - 1)
+    form = latent_format(vae.config)
+    scale = form.scale
     pixels = latents.shape[2] * latents.shape[3] * scale**2
     if not tile and _is_short(parameter.device, pixels * DECODE_BYTES_PER_PIXEL.get(parameter.dtype, 5000)):
         tile = TILE
-    latents = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
+    latents = form.restore(latents)
     with torch.autocast(parameter.device.type, enabled=False), _tiled(vae, tile, scale):
         picture = vae.decode(latents.to(parameter)).sample[0].float().cpu()
     rounded = (picture * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -25,14 +25,14 @@ LOGGED = ("started", "resumed", "cached", "validation", "saved", "state")
 
 @dataclass(frozen=True)
 class StepLabel:
-    """What belongs to a step's losses: `samples` are (picture, timestep) in the order of the losses.
+    """What belongs to a step's losses: `samples` are (picture, time) in the order of the losses.
 
     `progress` is the share of the budget that is used, 0 without one.
     """
 
     step: int
     epoch: int
-    samples: list[tuple[str, int]]
+    samples: list[tuple[str, float]]
     rates: dict[str, dict[str, Any]]
     seconds: float
     progress: float = 0.0
@@ -46,8 +46,8 @@ class Records:
         self.statistics = LossStatistics()
         self.recent: deque[float] = deque(maxlen=RECENT_STEPS)
         self.memory: Callable[[], int] = lambda: 0
-        # What is to blame for a loss of (picture, timestep) that is not finite; "" for the adapter itself.
-        self.explain: Callable[[Sequence[tuple[str, int]]], str] = lambda samples: ""
+        # What is to blame for a loss of (picture, time) that is not finite; "" for the adapter itself.
+        self.explain: Callable[[Sequence[tuple[str, float]]], str] = lambda samples: ""
         self._pending: DeferredValues[StepLabel] = DeferredValues()
         self._folder = folder
         self._board: Any = None
@@ -106,8 +106,8 @@ class Records:
                 raise TrainingStopped(
                     f"The loss became {loss} at step {label.step}. Adapters and states saved before are kept. {remedy}"
                 )
-            for (picture, timestep), value in zip(label.samples, plain):
-                self.statistics.add(picture, timestep, value)
+            for (picture, time), value in zip(label.samples, plain):
+                self.statistics.add(picture, time, value)
             self.recent.append(loss)
             self._write(loss, label)
 
