@@ -119,6 +119,7 @@ class Preparation:
             device=self.machine.device,
             loss=config.loss,
             dtype=self.machine.dtype,
+            tell_noise=network.tell_noise,
         )
         encode = functools.partial(self.prompts_while_training, base, encoders)
         return Prepared(base, dataset, network, denoiser, source, vae, encoders, prompts, encode, parts)

@@ -57,6 +57,8 @@ class Denoiser:
     # What the frozen weights are stored and computed in. Adapter layers keep their own weights in fp32 and see to their
     # precision themselves, so there is no autocast, which would run every norm in fp32 and convert its output again.
     dtype: torch.dtype = torch.float32
+    # Told how much of each sample is noise, (B,) from 0 to 1 on the device, before the UNet answers.
+    tell_noise: Callable[[Tensor], None] = lambda shares: None
 
     def noise(
         self, batch: LatentBatch, draws: Sequence[tuple[object, ...]], times: Sequence[float] | None = None
@@ -92,6 +94,7 @@ class Denoiser:
         """The UNet's answer (B, C, h, w)."""
         sizes = [(sample.original_size, sample.crop_top_left, sample.target_size) for sample in batch.items]
         times = to_device(noisy.times, self.device)
+        self.tell_noise(times / self.objective.steps)
         return self.denoise(self.unet, noisy.noisy.to(self.dtype), times, text.cast(self.dtype), sizes)
 
 

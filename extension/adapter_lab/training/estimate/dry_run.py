@@ -220,7 +220,7 @@ class DryRun:
         noisy = NoisyBatch(torch.empty(latent), torch.empty(latent), torch.zeros(batch, dtype=torch.long))
         denoiser = Denoiser(
             unet=unet,
-            objective=None,  # type: ignore[arg-type]
+            objective=self.base.objective(),
             conditioning=None,  # type: ignore[arg-type]
             denoise=self.base.denoise,
             latents=self.base.latents,

@@ -40,6 +40,8 @@ class AdapterLayer(nn.Module):
         super().__init__()
         self.spec = spec
         self.switch: Callable[[], bool] = lambda: True
+        # How much of each sample of the batch is noise, (B,) from 0 to 1 on the device; None where nobody says.
+        self.noise_shares: Callable[[], Tensor | None] = lambda: None
         self._base = [module]  # in a list, so that the base's parameters are not taken for this layer's
         for name, value in values.items():
             self.register_parameter(name, nn.Parameter(value))

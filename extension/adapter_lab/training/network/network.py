@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from adapter_lab.adapters.keys import Target
 from adapter_lab.config import NetworkConfig
 from adapter_lab.errors import ConfigError
+from adapter_lab.families import UNET
 from adapter_lab.training.forwards import LAYERS, AdapterLayer
 from adapter_lab.training.forwards.operation import Operation
 from adapter_lab.training.network.files import add_frozen_adapters, check_tensors, tensors_of_file
@@ -32,12 +33,22 @@ class AdapterNetwork(nn.Module):
         self.plans = plans
         self.max_norm = max_norm
         self._enabled = True
+        self._noise_shares: Tensor | None = None
         self._replaced: list[tuple[nn.Module, Any]] | None = None
-        for layer in layers.values():
+        for plan, layer in zip(plans, layers.values()):
             layer.switch = self._is_enabled
+            if plan.target.part == UNET:  # text is encoded for all times alike
+                layer.noise_shares = lambda: self._noise_shares
 
     def _is_enabled(self) -> bool:
         return self._enabled
+
+    def tell_noise(self, shares: Tensor) -> None:
+        """Say how much of each sample of the batch that comes next is noise: (B,), from 0 to 1.
+
+        It holds through the backward pass, where checkpointing computes the forward again.
+        """
+        self._noise_shares = shares
 
     def attach(self) -> None:
         """Put the adapted forwards in the place of the modules' own; nothing happens if they already are."""
