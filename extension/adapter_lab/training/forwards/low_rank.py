@@ -36,17 +36,27 @@ def low_rank(x: Tensor, operation: Operation, form: Form, *parameters: Tensor) -
     return out
 
 
-def low_rank_delta(x: Tensor, operation: Operation, down: Tensor, up: Tensor, mid: Tensor | None) -> Tensor:
-    """The update's part of the output alone, up (down x), by ordinary autograd."""
+def low_rank_delta(
+    x: Tensor, operation: Operation, down: Tensor, up: Tensor, mid: Tensor | None, mask: Tensor | None = None
+) -> Tensor:
+    """The update's part of the output alone, up (down x), by ordinary autograd; `mask` (B, r): of ranks by sample."""
     dtype = x.dtype
     down, up = down.to(dtype), up.to(dtype)
     if not operation.is_conv:
-        return torch.nn.functional.linear(torch.nn.functional.linear(x, down), up)
+        hidden = torch.nn.functional.linear(x, down)
+        return torch.nn.functional.linear(hidden if mask is None else hidden * by_sample(mask, hidden), up)
     if mid is None:
         hidden = operation.run(x, down)
     else:
         hidden = operation.run(torch.nn.functional.conv2d(x, down), mid.to(dtype))
+    if mask is not None:
+        hidden = hidden * mask[:, :, None, None]
     return torch.nn.functional.conv2d(hidden, up.flatten(1)[:, :, None, None])
+
+
+def by_sample(mask: Tensor, hidden: Tensor) -> Tensor:
+    """A mask (B, r) that fits values (B, ..., r)."""
+    return mask.view(len(mask), *[1] * (hidden.dim() - 2), mask.shape[1])
 
 
 def add_frozen(out: Tensor, rows: Tensor, operation: Operation, bias: Tensor | None) -> Tensor:
