@@ -24,6 +24,17 @@ CASES: dict[str, dict[str, Any]] = {
     "lora dora on inputs": {"algo": "lora", "dim": 4, "alpha": 2.0, "dora": "input"},
     "lora tucker dora": {"algo": "lora", "dim": 4, "alpha": 2.0, "tucker": True, "dora": "output"},
     "lora tucker dora on inputs": {"algo": "lora", "dim": 4, "alpha": 2.0, "tucker": True, "dora": "input"},
+    "t-lora": {"algo": "t-lora", "dim": 4, "alpha": 2.0},
+    "t-lora tucker": {"algo": "t-lora", "dim": 4, "alpha": 2.0, "tucker": True},
+    "t-lora scalar": {"algo": "t-lora", "dim": 4, "alpha": 3.3, "use_scalar": True, "rs_lora": True},
+    "t-lora orthogonal": {"algo": "t-lora", "dim": 4, "alpha": 3.3, "orthogonal_start": True},
+    "t-lora orthogonal scalar": {
+        "algo": "t-lora",
+        "dim": 4,
+        "alpha": 2.0,
+        "orthogonal_start": True,
+        "use_scalar": True,
+    },
     "loha": {"algo": "loha", "dim": 2, "alpha": 1.0},
     "loha large": {"algo": "loha", "dim": 9, "alpha": 1.0},
     "loha tucker": {"algo": "loha", "dim": 2, "alpha": 1.0, "tucker": True},
@@ -160,7 +171,7 @@ def rebuilt(layer: AdapterLayer) -> tuple[Tensor, Tensor | None]:
     weight: Any = module.weight
     bias: Any = module.bias
     parameters = dict(layer.named_parameters())
-    changed = weight + update(spec, parameters, weight)
+    changed = weight + update(spec, {**dict(layer.named_buffers()), **parameters}, weight)
     if spec.algo == "full" and "diff_b" in parameters:
         bias = bias + parameters["diff_b"]
     if spec.dora:
@@ -183,6 +194,13 @@ def _lora(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
     if "mid" in p:
         return _scale(spec, p) * torch.einsum("op,pqhw,qi->oihw", p["up"].flatten(1), p["mid"], p["down"].flatten(1))
     return _scale(spec, p) * (p["up"].flatten(1) @ p["down"].flatten(1)).reshape(weight.shape)
+
+
+def _t_lora(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
+    found = _lora(spec, p, weight)
+    if "start_up" in p:
+        found = found - _lora(spec, {**p, "up": p["start_up"], "down": p["start_down"]}, weight)
+    return found
 
 
 def _loha(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
@@ -254,6 +272,7 @@ def _butterfly_order(size: int, block: int, stage: int) -> Tensor:
 # The definition of each algorithm that is trained: W' - W from its parameters.
 DEFINITIONS: dict[str, Callable[[LayerSpec, dict[str, Tensor], Tensor], Tensor]] = {
     "lora": _lora,
+    "t-lora": _t_lora,
     "loha": _loha,
     "lokr": _lokr,
     "glora": _glora,

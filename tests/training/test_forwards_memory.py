@@ -67,7 +67,8 @@ def test_nothing_of_the_weights_size_is_kept_for_the_backward_pass(case: str, la
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         out = run(layer, x)
     # Parameters times their scale are small copies of parameters; a LoKr or LoHa case here may be as large as W.
-    largest = max([x.numel(), out.numel(), *(parameter.numel() for parameter in layer.parameters())])
+    factors = [*layer.parameters(), *layer.file_tensors().values()]
+    largest = max([x.numel(), out.numel(), *(factor.numel() for factor in factors)])
     assert max((tensor.numel() for tensor in kept), default=0) <= largest
     if largest < weight.numel():
         assert all(tensor.numel() < weight.numel() for tensor in kept)

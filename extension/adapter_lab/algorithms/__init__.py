@@ -20,13 +20,14 @@ from adapter_lab.algorithms.lokr import LOKR, LoKrOptions
 from adapter_lab.algorithms.lora import LORA
 from adapter_lab.algorithms.oftv2 import OFTV2
 from adapter_lab.algorithms.row import BLOCK, RANK, AdapterType, Algorithm, load
+from adapter_lab.algorithms.t_lora import T_LORA, TLoRAOptions
 
 # In the order in which people are offered them, and in which a module's tensors are tried.
-ROWS: tuple[Algorithm, ...] = (LORA, LOHA, LOKR, GLORA, DIAG_OFT, BOFT, OFTV2, IA3, FULL, SET, NORM)
+ROWS: tuple[Algorithm, ...] = (LORA, T_LORA, LOHA, LOKR, GLORA, DIAG_OFT, BOFT, OFTV2, IA3, FULL, SET, NORM)
 
 
 @dataclass(kw_only=True)
-class OwnOptions(FullOptions, IA3Options, RotationOptions, LoKrOptions):
+class OwnOptions(FullOptions, IA3Options, RotationOptions, LoKrOptions, TLoRAOptions):
     """The settings that belong to one algorithm, or to a few that are close."""
 
 
