@@ -97,6 +97,8 @@ CASES: dict[str, dict[str, Any]] = {
     "boft one block": {"algo": "boft", "dim": 24},
     "boft rescaled": {"algo": "boft", "dim": 6, "rescaled": True},
     "boft constraint": {"algo": "boft", "dim": 6, "constraint": 0.0101},
+    "oftv2": {"algo": "oftv2", "dim": 4},
+    "oftv2 large": {"algo": "oftv2", "dim": 16},
     "ia3": {"algo": "ia3"},
     "ia3 on inputs": {"algo": "ia3", "train_on_input": True},
     "full": {"algo": "full"},
@@ -230,6 +232,22 @@ def _glora(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
     return _scale(spec, p) * (mixed + (p["b1"].flatten(1) @ p["b2"].flatten(1)).reshape(weight.shape))
 
 
+def _oftv2(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
+    length = p["upper"].shape[1]
+    size = (1 + math.isqrt(1 + 8 * length)) // 2
+    upper = p["upper"] / math.sqrt(length)
+    turns = []
+    for block in upper:
+        q = torch.zeros(size, size, dtype=upper.dtype)
+        q[tuple(torch.triu_indices(size, size, 1))] = block
+        q = q - q.T
+        # The truncated Cayley-Neumann series that PEFT and OneTrainer have.
+        turns.append(torch.eye(size, dtype=q.dtype) + 2 * q + 2 * q @ q + 2 * q @ q @ q + q @ q @ q @ q)
+    turn = torch.block_diag(*turns)
+    rows = weight.flatten(1)
+    return (rows @ (turn if weight.dim() > 2 else turn.T)).reshape(weight.shape) - weight
+
+
 def _ia3(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
     across = (1, -1) if spec.train_on_input else (-1, 1)
     return weight * p["gains"].flatten().reshape(*across, *[1] * (weight.dim() - 2))
@@ -278,6 +296,7 @@ DEFINITIONS: dict[str, Callable[[LayerSpec, dict[str, Tensor], Tensor], Tensor]]
     "glora": _glora,
     "diag-oft": _orthogonal,
     "boft": _orthogonal,
+    "oftv2": _oftv2,
     "ia3": _ia3,
     "full": _full,
 }

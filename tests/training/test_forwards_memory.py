@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from adapter_lab.errors import ConfigError
 from adapter_lab.training.forwards import butterfly, khatri_rao, kronecker, merged, rotation
+from adapter_lab.training.forwards.oftv2 import OFTv2Layer
 from adapter_lab.training.forwards.quantized import CompressedLayer, compress, quantize
 from tests.support.adapter_cases import (
     CASES,
@@ -68,6 +69,8 @@ def test_nothing_of_the_weights_size_is_kept_for_the_backward_pass(case: str, la
         out = run(layer, x)
     # Parameters times their scale are small copies of parameters; a LoKr or LoHa case here may be as large as W.
     factors = [*layer.parameters(), *layer.file_tensors().values()]
+    if isinstance(layer, OFTv2Layer):  # whose blocks are written out from their upper triangles
+        factors.append(layer.turn())
     largest = max([x.numel(), out.numel(), *(factor.numel() for factor in factors)])
     assert max((tensor.numel() for tensor in kept), default=0) <= largest
     if largest < weight.numel():
