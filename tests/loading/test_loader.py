@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from adapter_lab.adapters import algorithms
@@ -413,3 +414,20 @@ def test_a_plain_file_with_a_weight_that_only_the_web_ui_can_patch_stays_its_own
     assert not load(found, base, write(tmp_path / "a.safetensors", names=("x", "fused")))
     path = write(tmp_path / "b.safetensors", "diag-oft", ("x", "fused"))
     assert load(found, base, path)[path].modules == {"x"}
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_strength_that_the_file_does_not_state_is_said_to_be_guessed(
+    stated: bool, base: BaseModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "a.safetensors", "lora", (QUERY, KEY))
+    if not stated:
+        tensors = {key: tensor for key, tensor in load_file(path).items() if not key.endswith(".alpha")}
+        save_file(tensors, path)
+    found = loader(every_file=True)
+    load(found, base, path)
+    (report,) = found.reports()
+    (line,) = capsys.readouterr().out.splitlines()
+    sentence = "Alpha is not stated in 2 modules, such as "
+    assert report.complete and report.summary() == "a: lora, 2 of 2 modules"
+    assert (sentence in line) == (sentence in (report.warning() or "")) == (not stated)

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from adapter_lab.adapters.results import guessed_scale
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.hosts.console import say
 from adapter_lab.hosts.loading.base_model import BaseModel, BaseModels
@@ -152,6 +153,8 @@ class Loader:
             report.algorithms, report.total = algorithms(entry.file), len(entry.file.modules)
             report.applied, report.reasons = len(plan.modules), entry.reasons(base)
             report.remark = entry.remark(base)
+            guessed = [name for name in sorted(plan.modules) if not entry.file.states_scale(name)]
+            report.note = "".join(guessed_scale(guessed))
             if self.host != READS_EMBEDDINGS:
                 report.reasons |= dict.fromkeys(entry.file.carried, "it reads no embeddings out of adapter files")
         except AdapterLabError as error:
@@ -221,7 +224,7 @@ class Loader:
         warning = report.warning(ALL_REASONS) if verbosity == "all" else report.warning()
         if verbosity != "quiet" and not report.refused:
             say(report.line())
-        if warning is not None:
+        if warning is not None and not report.complete:
             say(warning)
 
 

@@ -24,6 +24,7 @@ class FileReport:
     seconds: float = 0.0  # reading and matching it
     reasons: dict[str, str] = field(default_factory=dict)  # module or tensor -> why it was not applied
     refused: str | None = None
+    note: str = ""  # about what of it had to be guessed
     remark: str = ""  # about how its modules were matched with the base's weights
     patched: Patched | None = None  # what the weights got; until the picture is made, `applied` is what they are to get
     said: str = ""  # on the console, of a picture whose weights got something else than the prompt asks for
@@ -55,7 +56,8 @@ class FileReport:
         """For the console: `my-file: lokr, 354 of 354 modules, 0.41 s`."""
         if self.refused:
             return f"{self.name}: not applied. {self.refused}"
-        return f"{self.summary()}, {self.seconds:.2f} s"
+        note = f". {self.note[0].upper()}{self.note[1:]}." if self.note else ""
+        return f"{self.summary()}, {self.seconds:.2f} s{note}"
 
     def summary(self) -> str:
         """For the infotext, the same for the same picture: `my-file: lokr, 354 of 354 modules`."""
@@ -70,7 +72,7 @@ class FileReport:
         )
 
     def warning(self, shown: int = SHOWN) -> str | None:
-        """What was not applied and why, the first `shown` modules by name; None if nothing is missing."""
+        """What was not applied and why, the first `shown` modules by name, and what was guessed; None: neither."""
         if self.refused:
             return self.line()
         sentences = [self.summary()]
@@ -80,6 +82,8 @@ class FileReport:
             sentences.append(f"Not applied: {'; '.join(missed)}{f'; and {more} more' if more else ''}")
         if self.lost:
             sentences.append(LOST.format(count=_modules(len(self.lost))))
+        if self.note:
+            sentences.append(f"{self.note[0].upper()}{self.note[1:]}")
         return f"{'. '.join(sentences)}." if len(sentences) > 1 else None
 
 
