@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from adapter_lab.api import Context
 from adapter_lab.api import runs as module
 from adapter_lab.environment import status as environment
-from adapter_lab.runs.requests import PROMPTS, SAVE, STOP
+from adapter_lab.runs.requests import ACCEPT, PROMPTS, SAVE, STOP
 from tests.support.full_disk import FullDisk
 from tests.support.pictures import quarters, write
 from tests.support.training import draw_pictures
@@ -116,6 +116,17 @@ def test_a_resumed_run_stays_the_same_run(client: TestClient, make_run: Any) -> 
     for settings, said in (({"network.dim": 3}, "cannot be changed"), ({"run.steps": "x"}, "whole number")):
         answer = client.post("/runs/cat/resume", json={"settings": settings})
         assert answer.status_code == 400 and said in answer.json()["error"]
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_changed_pictures_are_accepted_where_that_is_asked_for(
+    client: TestClient, make_run: Any, accepted: bool
+) -> None:
+    folder = make_run("cat", base__checkpoint="a", dataset__folder="b", run__steps=9)
+    client.put("/queue", json={"paused": True})
+    answer = client.post("/runs/cat/resume", json={"settings": {"run.steps": 20}, "accept_pictures": accepted})
+    assert answer.status_code == 200, answer.text
+    assert (folder.path / ACCEPT).exists() == accepted
 
 
 def test_a_folder_is_opened_on_this_machine_only(

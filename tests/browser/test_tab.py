@@ -34,10 +34,20 @@ def test_train_watch_reload_stop_resume_and_see_the_file(page: Page, pictures: P
     page.wait_text("#al-state", "stopped")
     stopped = page.step()
     assert before < stopped < STEPS
-    page.click("#al-resume")
-    assert page.one("#al-resume-steps").get_attribute("value") == str(STEPS)
-    page.click(".al-dialog .al-primary")
-    page.wait_text("#al-state", "finished")
+    caption = next(pictures.glob("*.txt"))
+    was = caption.read_text()
+    caption.write_text(f"{was}, a correction")
+    try:
+        page.click("#al-resume")
+        assert page.one("#al-resume-steps").get_attribute("value") == str(STEPS)
+        page.click(".al-dialog .al-primary")
+        page.wait_text("#al-state", "failed")
+        page.click("#al-resume")
+        page.click("#al-resume-changed")
+        page.click(".al-dialog .al-primary")
+        page.wait_text("#al-state", "finished")
+    finally:
+        caption.write_text(was)
     assert page.step() == STEPS
     page.wait_text(".al-saved", "two-heroes.safetensors")
     (run,) = [run for run in page.server.get("/runs") if run["name"] == "two-heroes"]

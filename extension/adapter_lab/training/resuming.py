@@ -49,7 +49,11 @@ def check_state(
                 "accepted, the run goes on with them; it is no longer, bit for bit, the run that it would have been."
             )
         changed[changed.index(PICTURES)] = f"{PICTURES} ({found})" if found else PICTURES
-    accept = f", accept it (`adapter-lab resume {folder.path} --accept-pictures`)" if acceptable else ""
+    accept = (
+        f", accept it (tick that when resuming, or `adapter-lab resume {folder.path} --accept-pictures`)"
+        if acceptable
+        else ""
+    )
     afresh = f" with network.start_from = {last}" if last else ""
     raise AdapterLabError(
         f"The run in {folder.path} cannot be resumed, because since it was saved there was a change of "

@@ -212,6 +212,7 @@ export const S = {
         resumeTitle: "Go on with {0}",
         resumeText: "It goes on after step {0}. Give the number of steps at which it is to end.",
         resumeSteps: "Steps in all",
+        resumeChanged: "Also if pictures or captions were changed since",
         resumed: "The run goes on.",
         copyTag: "Copy tag",
         copied: "Copied {0}",

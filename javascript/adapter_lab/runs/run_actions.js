@@ -8,18 +8,25 @@ import { S, put } from "../kit/strings.js";
 export async function resumeDialog(app, run) {
     const done = run.total_steps > 0 && run.step >= run.total_steps;
     const steps = h("input", { type: "number", min: String((run.step ?? 0) + 1), step: "1", id: "al-resume-steps", value: String(done ? run.total_steps * 2 : run.total_steps || "") });
+    const changed = h("input", { type: "checkbox", id: "al-resume-changed" });
     const given = await ask({
         title: put(S.runs.resumeTitle, run.name),
         text: put(S.runs.resumeText, run.step ?? 0),
         yes: S.running.resume,
-        content: h("div", { class: "al-field" }, h("label", { class: "al-label", for: "al-resume-steps" }, S.runs.resumeSteps), steps),
-        result: () => ({ steps: Number(steps.value) || 0 }),
+        content: h(
+            "div",
+            { class: "al-field" },
+            h("label", { class: "al-label", for: "al-resume-steps" }, S.runs.resumeSteps),
+            steps,
+            h("label", { class: "al-row", for: changed.id }, changed, S.runs.resumeChanged),
+        ),
+        result: () => ({ steps: Number(steps.value) || 0, changed: changed.checked }),
     });
     if (!given) return;
     const settings = given.steps && given.steps !== run.total_steps ? { "run.steps": given.steps } : {};
     await attempt(async () => {
         const when = app.store.busy() ? "queue" : "now";
-        await app.api.post(`/runs/${encodeURIComponent(run.id)}/resume`, { settings, when });
+        await app.api.post(`/runs/${encodeURIComponent(run.id)}/resume`, { settings, when, accept_pictures: given.changed });
         await app.store.refresh();
         say(when === "now" ? S.runs.resumed : S.summary.queued);
         app.openRun(run.id);
