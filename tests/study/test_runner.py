@@ -82,7 +82,9 @@ def test_status_tells_every_variant_in_words_and_as_json(finished, capsys):
         "failed",
         "done",
     ]
-    assert told["recommendation"]["variant"] in ("LoRA", "LoKr f2")
+    # Which costs less depends on the machine's load; where none does, none is named.
+    named, headline = told["recommendation"]["variant"], told["recommendation"]["headline"]
+    assert named in ("LoRA", "LoKr f2") or (named is None and "cannot be told apart" in headline)
 
 
 def test_no_variant_encodes_what_was_prepared(finished):
