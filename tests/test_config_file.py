@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 
-from adapter_lab import config_file
+from adapter_lab import __version__, config_file, upgrades
 from adapter_lab.config import (
     RuleConfig,
     SourceConfig,
@@ -88,7 +88,8 @@ def test_the_short_file_holds_only_what_differs_from_the_defaults() -> None:
     config.network.rules = [RuleConfig(match="lora_te*", algo="none")]
     text = config_file.dumps(config, only_changed=True)
     assert text == (
-        "# Adapter Lab training configuration, format 2\n\n[network]\ndim = 32\n\n"
+        f"# Adapter Lab training configuration, format {upgrades.FORMAT}, release {__version__}\n\n"
+        "[network]\ndim = 32\n\n"
         '[[network.rules]]\nmatch = "lora_te*"\nalgo = "none"\n'
     )
 

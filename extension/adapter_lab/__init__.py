@@ -1,3 +1,3 @@
 """Adapter Lab: train, load and compare Stable Diffusion adapters."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

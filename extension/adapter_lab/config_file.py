@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from adapter_lab import files, jsonio
+from adapter_lab import files, jsonio, upgrades
 from adapter_lab.config import (
     TrainConfig,
     default_of,
@@ -28,18 +28,6 @@ from adapter_lab.errors import SHOWN, ConfigError, shown
 from adapter_lab.jsonio import LARGEST
 
 HEADER = "Adapter Lab training configuration"
-# What a file that this program wrote says of itself in its first line. In the first format, whose files do not say it,
-# 0 was written where a word is now; a file by hand has no such line and means what it says.
-FORMAT = ", format 2"
-FIRST_FORMAT_ZEROS = {
-    "dataset.repeats": "auto",
-    "network.alpha": "dim",
-    "network.conv_alpha": "same",
-    "optimizer.lr": "auto",
-    "optimizer.te1_lr": "same",
-    "optimizer.te2_lr": "same",
-    "save.keep_last": "all",
-}
 
 
 def parse_toml(text: str, where: str = "The text") -> dict[str, Any]:
@@ -74,22 +62,6 @@ def read_toml(path: Path) -> dict[str, Any]:
     return parse_toml(read_text(path), str(path))
 
 
-def is_first_format(text: str, header: str) -> bool:
-    """Whether a text was written by a release that wrote 0 for "same", "auto" and "all"; `header`: its kind's."""
-    return text.split("\n", 1)[0].rstrip() == f"# {header}"
-
-
-def in_words(tables: dict[str, Any]) -> dict[str, Any]:
-    """Tables of the first format with words in the place of the zeros that stood for them."""
-    changed = {section: dict(table) if isinstance(table, dict) else table for section, table in tables.items()}
-    for path, word in FIRST_FORMAT_ZEROS.items():
-        section, name = path.split(".")
-        table = changed.get(section)
-        if isinstance(table, dict) and type(table.get(name)) in (int, float) and table[name] == 0:
-            table[name] = word
-    return changed
-
-
 def load(path: str | os.PathLike[str], into: TrainConfig | None = None) -> TrainConfig:
     """The configuration in a TOML file; settings it does not name keep their default, or their value in `into`.
 
@@ -100,8 +72,47 @@ def load(path: str | os.PathLike[str], into: TrainConfig | None = None) -> Train
 
 def loads(text: str, where: str = "The configuration", into: TrainConfig | None = None) -> TrainConfig:
     """As `load`, of a text; `where` names it in messages."""
-    tables = parse_toml(text, where)
-    return from_tables(in_words(tables) if is_first_format(text, HEADER) else tables, where, into)
+    number, tables = upgrades.format_of(text, HEADER, where), parse_toml(text, where)
+    return from_tables(upgrades.in_words(tables) if number == 1 else tables, where, into)
+
+
+def load_run(path: Path) -> tuple[TrainConfig, list[str]]:
+    """The configuration of a run folder, and a sentence on each setting that this release does not know.
+
+    Such settings, of a newer release, are left where they are (`change_lines`) instead of being refused.
+    """
+    text, sentences = read_text(path), []
+    number, tables = upgrades.format_of(text, HEADER, str(path)), parse_toml(text, str(path))
+    owners = dict(sections())
+    for section, table in list(tables.items()):
+        known = _names(owners[section]) if section in owners else []
+        for name in [name for name in table if name not in known] if isinstance(table, dict) else []:
+            sentences.append(
+                f"{path} has {section}.{name}, which this release does not know: it is kept, but not used."
+            )
+            del table[name]
+        if section not in owners:
+            del tables[section]
+    return from_tables(upgrades.in_words(tables) if number == 1 else tables, str(path)), sentences
+
+
+def change_lines(path: Path, config: TrainConfig, changed: Iterable[str]) -> None:
+    """Write the values that `config` has for the settings `changed` ("section.name") into a file, and nothing else."""
+    lines, owners = read_text(path).split("\n"), dict(sections())
+    for setting in changed:
+        section, name = setting.split(".")
+        line = f"{name} = {literal(getattr(getattr(config, section), name), type_of(owners[section], name))}"
+        header = next((i for i, text in enumerate(lines) if text.strip() == f"[{section}]"), None)
+        if header is None:
+            lines += ["", f"[{section}]", line]
+            continue
+        end = next((i for i in range(header + 1, len(lines)) if lines[i].startswith("[")), len(lines))
+        at = next((i for i in range(header + 1, end) if lines[i].partition("=")[0].strip() == name), None)
+        if at is None:
+            lines.insert(header + 1, line)
+        else:
+            lines[at] = line
+    files.write_text(path, "\n".join(lines))
 
 
 def from_tables(tables: Mapping[str, Any], where: str, into: TrainConfig | None = None) -> TrainConfig:
@@ -288,7 +299,7 @@ def dumps(config: TrainConfig, only_changed: bool = False) -> str:
 
     The text depends on the values alone, and `loads(dumps(c)) == c`.
     """
-    blocks = [f"# {HEADER}{FORMAT}\n"]
+    blocks = [upgrades.first_line(HEADER)]
     for section, owner in sections():
         table = getattr(config, section)
         block = list(_section_lines(section, owner, table, only_changed))

@@ -8,8 +8,9 @@ import pytest
 
 from adapter_lab import config_file
 from adapter_lab.config import TrainConfig
-from adapter_lab.study.planning.plan import FORMER, as_begun
+from adapter_lab.study.planning.plan import as_begun
 from adapter_lab.study.spec.definition import Study, Variant
+from adapter_lab.upgrades import FORMER
 
 
 def begun_with(folder: Path, **optimizer: float) -> None:
@@ -41,5 +42,6 @@ def test_a_study_of_today_has_todays_defaults(tmp_path: Path, is_begun: bool) ->
     if is_begun:
         begun_with(tmp_path)
     assert as_begun(Study(), tmp_path).shared == TrainConfig()
-    for section, name in FORMER:
-        assert getattr(getattr(TrainConfig(), section), name) != FORMER[section, name]
+    for path, (former, _) in FORMER.items():
+        section, name = path.split(".")
+        assert getattr(getattr(TrainConfig(), section), name) != former

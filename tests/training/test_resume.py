@@ -227,7 +227,7 @@ def test_a_setting_edited_by_hand_is_named(tmp_path):
     config.optimizer.lr = 0.5
     config.run.steps = 2
     config_file.write(config, first.run_folder / "config.toml")
-    with pytest.raises(AdapterLabError, match="the settings of optimizer"):
+    with pytest.raises(AdapterLabError, match=r"a change of optimizer\.lr; put it back"):
         resume(first.run_folder)
 
 

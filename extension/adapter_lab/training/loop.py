@@ -70,17 +70,15 @@ def resume(
     folder = RunFolder(Path(run_folder))
     if not folder.config.exists():
         raise ConfigError(f"{run_folder} is no run folder: it has no config.toml; give the folder that train made.")
-    config = config_file.load(folder.config)
+    config, unknown = config_file.load_run(folder.config)
     change(config, changes or {})
-    advice = validate(config)
+    advice = [*unknown, *validate(config)]
     check_available(config.optimizer)
     if is_follower():
         return _follow(config, folder, until_point)
-    if changes:
-        config_file.write(config, folder.config)
     if accept_pictures:
         requests.accept_pictures(folder.path)
-    return _run(config, folder, on_event, advice, until_point)
+    return _run(config, folder, on_event, advice, until_point, dict(changes or {}))
 
 
 def _check_averages(config: TrainConfig) -> None:
@@ -90,7 +88,12 @@ def _check_averages(config: TrainConfig) -> None:
 
 
 def _run(
-    config: TrainConfig, folder: RunFolder, on_event: OnEvent | None, advice: list[str], until_point: int = 0
+    config: TrainConfig,
+    folder: RunFolder,
+    on_event: OnEvent | None,
+    advice: list[str],
+    until_point: int = 0,
+    changes: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """One sitting of a run, with its log, its records and its end in words whatever happens."""
     with ExitStack() as stack:
@@ -102,7 +105,7 @@ def _run(
         stop = stack.enter_context(StopRequests(folder.path))
         run: Run | None = None
         try:
-            run = Run(config, folder, records, stop, started_before, until_point)
+            run = Run(config, folder, records, stop, started_before, until_point, changes)
             for sentence in advice:
                 records.warning(sentence)
             return run.go()

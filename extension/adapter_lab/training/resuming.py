@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from adapter_lab import files, jsonio
+from adapter_lab.config import TrainConfig, default_of, type_of
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.runs.folder import RunFolder
 from adapter_lab.training.dataset import Dataset
 from adapter_lab.training.dataset.changes import contents, differences
 from adapter_lab.training.output.checkpoint import TrainingState
+from adapter_lab.upgrades import changed_settings
 
 # The part of a state's fingerprint that a person may accept a change of.
 PICTURES = "the pictures or captions"
@@ -35,7 +38,7 @@ def check_state(
 
     `accepted`: changes of pictures and captions are. `last`: the newest adapter file, for a new run to start from.
     """
-    changed = [name for name, value in present.items() if state.fingerprint.get(name) != value]
+    changed = [name for found in (_changed(*entry, state.fingerprint) for entry in present.items()) for name in found]
     if not changed:
         return ""
     acceptable = changed == [PICTURES]
@@ -59,6 +62,16 @@ def check_state(
         f"The run in {folder.path} cannot be resumed, because since it was saved there was a change of "
         f"{', '.join(changed)}; put it back as it was{accept}, or start a new run{afresh}."
     )
+
+
+def _changed(name: str, value: Any, stored: Mapping[str, Any]) -> list[str]:
+    """What of a part of the fingerprint is not as it was stored."""
+    if not isinstance(value, dict):
+        return [] if stored.get(name) == value else [name]
+    section = name.rpartition(" ")[2]
+    owner = type_of(TrainConfig, section)
+    present = {entry.name: (value[entry.name], default_of(entry)) for entry in fields(owner)}
+    return changed_settings(section, stored.get(name), present)
 
 
 def _remembered(path: Path) -> dict[str, Any]:

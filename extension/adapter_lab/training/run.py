@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,13 @@ class Run:
         stop: StopRequests,
         started_before: bool,
         until_point: int = 0,
+        changes: Mapping[str, Any] | None = None,
     ) -> None:
-        """`until_point`: end at this saving point although the budget is not used up; 0: never."""
+        """`until_point`: end at this saving point although the budget is not used up; 0: never.
+
+        `changes`: settings that a resumed run has been given, written into its folder once all has been checked.
+        """
+        self.changes = changes or {}
         self.config = config
         self.until_point = until_point
         self.folder = folder
@@ -134,6 +139,9 @@ class Run:
         self._set_up(self.prepared)
         if self.state is not None:
             self._check_state(self.state)
+        if self.changes and self.team.leads:
+            config_file.change_lines(self.folder.config, self.config, self.changes)
+        if self.state is not None:
             self.saver.restore(self.state)
             if self.team.leads:
                 self._keep_earlier_end(self.state)

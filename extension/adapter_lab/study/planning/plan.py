@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from adapter_lab import config_file
 from adapter_lab.adapters.keys import Target, targets
@@ -23,14 +22,9 @@ from adapter_lab.training.bases.base import Base
 from adapter_lab.training.dataset import scan
 from adapter_lab.training.estimate.memory import estimate
 from adapter_lab.training.output.metadata import without_places
+from adapter_lab.upgrades import FORMER, as_written, hash_of
 from adapter_lab.validation import validate
 
-# Settings whose default has changed -> what it was.
-FORMER: Mapping[tuple[str, str], float] = {
-    ("optimizer", "growth_rate"): 1.01,
-    ("optimizer", "d0"): 1e-6,
-    ("optimizer", "d_coef"): 0.5,
-}
 # Where a training computes does not make it another one.
 PLACES = ("device", "gradient_checkpointing", "phased_loading")
 
@@ -46,11 +40,30 @@ class PlannedRun:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the training becomes another one, but not when files or folders are moved."""
+        """Changes when the training becomes another one, but not when files or folders are moved.
+
+        Settings at their default are left out, so that a release with further ones has the same.
+        """
+        tables = {
+            section: {name: value for name, value in table.items() if value != defaults[name]}
+            for section, table in self._tables().items()
+            for defaults in [asdict(getattr(TrainConfig(), section))]
+        }
+        return hash_of(tables)[:16]
+
+    def is_as_begun(self, fingerprint: str) -> bool:
+        """Whether a training that was begun with this fingerprint, by this or an older release, is this one."""
+        older = (
+            hash_of({section: as_written(section, table, number) for section, table in self._tables().items()})[:16]
+            for number in (1, 2)
+        )
+        return fingerprint == self.fingerprint or fingerprint in older
+
+    def _tables(self) -> dict[str, dict[str, Any]]:
         tables = asdict(without_places(self.config))
         for name in PLACES:
             del tables["precision"][name]
-        return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:16]
+        return tables
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,8 @@ def as_begun(study: Study, folder: Path) -> Study:
     """
     begun = [config_file.load(path) for path in sorted(StudyFolder(folder).runs.glob("*/config.toml"))]
     shared = copy.deepcopy(study.shared)
-    for (section, name), former in FORMER.items():
+    for path, (former, _) in FORMER.items():
+        section, name = path.split(".")
         open_here = getattr(getattr(shared, section), name) == getattr(getattr(TrainConfig(), section), name)
         if open_here and any(getattr(getattr(config, section), name) == former for config in begun):
             setattr(getattr(shared, section), name, former)

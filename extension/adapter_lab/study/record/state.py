@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adapter_lab import files, jsonio
+from adapter_lab import __version__, files, jsonio
 from adapter_lab.errors import AdapterLabError
+from adapter_lab.upgrades import newer
 
 QUEUED, RUNNING, DONE, FAILED, DROPPED, SKIPPED = "queued", "running", "done", "failed", "dropped", "skipped"
 FORMAT = 1
@@ -60,6 +61,7 @@ def load_state(path: Path) -> StudyState:
     try:
         content = jsonio.table(jsonio.read(path))
         version = content.pop("format", None)
+        release = str(content.pop("release", ""))
         state = jsonio.typed(StudyState, content) if version == FORMAT else None
     except FileNotFoundError:
         return StudyState()
@@ -68,10 +70,10 @@ def load_state(path: Path) -> StudyState:
             f"{path} cannot be read ({error}); delete it to have it made anew from the run folders."
         ) from error
     if state is None:
-        raise AdapterLabError(f"{path} was written by another version of Adapter Lab; start a new study.")
+        raise AdapterLabError(newer(str(path), release))
     return state
 
 
 def save_state(path: Path, state: StudyState) -> None:
     """Replace the file of the state; raises WriteError."""
-    files.write_json(path, {"format": FORMAT, **asdict(state)}, indent=1)
+    files.write_json(path, {"format": FORMAT, "release": __version__, **asdict(state)}, indent=1)

@@ -129,7 +129,8 @@ class Runner:
         changed = [
             planned
             for planned in self.runs
-            if self.state.run(planned.name).attempts and self.state.run(planned.name).fingerprint != planned.fingerprint
+            if self.state.run(planned.name).attempts
+            and not planned.is_as_begun(self.state.run(planned.name).fingerprint)
         ]
         if changed:
             raise AdapterLabError(self._change_refused(changed))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from adapter_lab import config_file, files
+from adapter_lab import config_file, files, upgrades
 from adapter_lab.config import TrainConfig, default_of, sections, type_of
 from adapter_lab.errors import ConfigError
 from adapter_lab.study.spec.definition import Budget, General, Race, Study, Variant
@@ -32,8 +32,8 @@ def load(path: str | os.PathLike[str]) -> Study:
 
 def loads(text: str, where: str = "The study") -> Study:
     """As `load`, of a text; `where` names it in messages."""
-    tables = config_file.parse_toml(text, where)
-    return from_tables(_in_words(tables) if config_file.is_first_format(text, HEADER) else tables, where)
+    number, tables = upgrades.format_of(text, HEADER, where), config_file.parse_toml(text, where)
+    return from_tables(_in_words(tables) if number == 1 else tables, where)
 
 
 def from_tables(tables: Mapping[str, Any], where: str) -> Study:
@@ -54,10 +54,10 @@ def from_tables(tables: Mapping[str, Any], where: str) -> Study:
 
 def _in_words(tables: dict[str, Any]) -> dict[str, Any]:
     """A study of the first format with words in the place of the zeros that stood for them, in variants too."""
-    tables = config_file.in_words(tables)
+    tables = upgrades.in_words(tables)
     for variant in variants if isinstance(variants := tables.get("variants"), list) else []:
         if isinstance(variant, dict) and isinstance(settings := variant.get("settings"), dict):
-            nested = config_file.in_words(_nested(settings))
+            nested = upgrades.in_words(_nested(settings))
             variant["settings"] = {f"{s}.{name}": value for s, table in nested.items() for name, value in table.items()}
     return tables
 
@@ -114,7 +114,7 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def dumps(study: Study) -> str:
     """The study as TOML, its own settings with their meaning; `loads(dumps(study)) == study`."""
-    blocks = [f"# {HEADER}{config_file.FORMAT}\n"]
+    blocks = [upgrades.first_line(HEADER)]
     for section, (attribute, owner) in OWN.items():
         blocks.append("\n".join(_section(section, owner, getattr(study, attribute))) + "\n")
     shared = config_file.dumps(study.shared, only_changed=True).split("\n", 1)[1].strip("\n")

@@ -15,11 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapter_lab import files
+from adapter_lab import __version__, files
 from adapter_lab.errors import AdapterLabError
+from adapter_lab.upgrades import newer
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8})\.pt")
+
+
+class NewerState(AdapterLabError):
+    """A state that a newer release wrote; older ones beside it are not gone on with, as they would replace it."""
 
 
 @dataclass
@@ -52,7 +57,10 @@ def save_state(folder: Path, state: TrainingState, keep: int) -> Path:
         files.make_folder(folder)
         with files.replacing(path) as file:
             # Not asdict, which would copy every tensor.
-            torch.save({"format": FORMAT, **{f.name: getattr(state, f.name) for f in fields(state)}}, file)
+            torch.save(
+                {"format": FORMAT, "release": __version__, **{f.name: getattr(state, f.name) for f in fields(state)}},
+                file,
+            )
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         why = getattr(error, "strerror", None) or error
         raise AdapterLabError(
@@ -75,12 +83,12 @@ def load_state(path: Path) -> TrainingState:
     """Read one state, never unpickling code; raises AdapterLabError where the file is broken or of another version."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        version = content.pop("format")
-        state = TrainingState(**content)
+        version, release = content.pop("format"), content.pop("release", "")
+        state = TrainingState(**content) if version <= FORMAT else None
     except Exception as error:  # a damaged zip raises nearly anything
         raise AdapterLabError(f"The training state {path} cannot be read ({type(error).__name__}: {error}).") from error
-    if version != FORMAT:
-        raise AdapterLabError(f"The training state {path} was written by another version of Adapter Lab.")
+    if state is None:
+        raise NewerState(newer(f"The training state {path}", release))
     return state
 
 
@@ -93,6 +101,8 @@ def load_latest(folder: Path) -> tuple[TrainingState, list[str]]:
     for path in reversed(states(folder)):
         try:
             return load_state(path), complaints
+        except NewerState:
+            raise
         except AdapterLabError as error:
             complaints.append(f"{error} The state before it is used.")
     said = f" ({' '.join(complaints)})" if complaints else ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -29,20 +27,14 @@ from adapter_lab.training.output.records import Records
 FIXED_SECTIONS = ("network", "optimizer", "loss")
 
 
-def fingerprint(config: TrainConfig, base_key: str, dataset_key: str) -> dict[str, str]:
-    """What a state belongs to, under names a person understands."""
-    settings = {
-        f"the settings of {name}": hashlib.sha256(
-            json.dumps(asdict(getattr(config, name)), sort_keys=True).encode()
-        ).hexdigest()
-        for name in FIXED_SECTIONS
-    }
+def fingerprint(config: TrainConfig, base_key: str, dataset_key: str) -> dict[str, Any]:
+    """What a state belongs to, under names a person understands; settings of a section as {name: value}."""
     return {
         "the base model": base_key,
         "the pictures or captions": dataset_key,
         "run.batch_size": str(config.run.batch_size),
         "run.seed": str(config.run.seed),
-        **settings,
+        **{f"the settings of {name}": asdict(getattr(config, name)) for name in FIXED_SECTIONS},
     }
 
 
@@ -60,7 +52,7 @@ class Saver:
         average: MovingAverage | None,
         scaler: Any,
         describe: Callable[[int], dict[str, str]],
-        fingerprint: dict[str, str],
+        fingerprint: dict[str, Any],
     ) -> None:
         """`describe(step)` gives the metadata of the adapter after that step; `scaler` is fp16's loss scaler if any."""
         self.config = config
