@@ -44,8 +44,12 @@ def scope(request: pytest.FixtureRequest, web_ui: WebUI) -> Iterator[str]:
         yield request.param
 
 
-# Tests of what other extensions do to our files: collected where the web UI has the extension, by its script.
-NEEDED = {"test_block_weights.py": "lora_block_weight.py", "test_step_weights.py": "loractl.py"}
+# Tests that are collected only where the web UI's folder has this.
+NEEDED = {
+    "test_block_weights.py": ("extensions/*/scripts/lora_block_weight.py", "the extension sd-webui-lora-block-weight"),
+    "test_step_weights.py": ("extensions/*/scripts/loractl.py", "the extension sd-webui-loractl"),
+    "test_anima.py": ("models/Stable-diffusion/anima*.safetensors", "an Anima checkpoint, its text encoder and VAE"),
+}
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
@@ -54,12 +58,12 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what is not run, as it must not pass for passed."""
-    for name, script in _left_out().items():
-        terminalreporter.write_line(f"tests/hosts/{name}: not collected; it needs the extension with {script}")
+    for name, what in _left_out().items():
+        terminalreporter.write_line(f"tests/hosts/{name}: not collected; it needs {what}")
 
 
 def _left_out() -> dict[str, str]:
     if "WEBUI_DIR" not in os.environ:
         return {}
-    extensions = Path(os.environ["WEBUI_DIR"]) / "extensions"
-    return {name: script for name, script in NEEDED.items() if not any(extensions.glob(f"*/scripts/{script}"))}
+    folder = Path(os.environ["WEBUI_DIR"])
+    return {name: what for name, (pattern, what) in NEEDED.items() if not any(folder.glob(pattern))}

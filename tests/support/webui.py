@@ -90,6 +90,10 @@ class WebUI:
         """The loaded model's weights, multiplied by the probe's inputs; by their names in a checkpoint."""
         return load(self._request("/adapter-lab-probe/products", {"keys": keys}, ANSWER_SECONDS))
 
+    def layer_outputs(self, names: list[str]) -> dict[str, Tensor]:
+        """What Anima's layers of these names put out for the probe's inputs, as they are in a picture."""
+        return load(self._request("/adapter-lab-probe/layer-outputs", {"names": names}, ANSWER_SECONDS))
+
     def watch(self, keys: list[str]) -> list[dict[str, Tensor]]:
         """The products after every step but the last since the last call, per step; from now on those of `keys`."""
         seen = load(self._request("/adapter-lab-probe/watch", {"keys": keys}, ANSWER_SECONDS))

@@ -47,6 +47,24 @@ def parameters(in_a_picture: bool = False) -> Iterator[tuple[str, torch.nn.Param
             yield f"cond_stage_model.transformer.{name[start:]}", parameter
 
 
+def layer_outputs(names: list[str]) -> dict[str, torch.Tensor]:
+    """(out, COLUMNS) that linear layers of Forge Neo's Anima make of the probe's inputs, as they are in a picture.
+
+    Where it patches on the fly, no weight says it: they are computed each time their layer is used. Names are those of
+    the checkpoint's layers; the conditioner, a part of the text encoder here, is one of the transformer's there.
+    """
+    objects = shared.sd_model.forge_objects
+    _put_patches_on(objects)
+    found = {}
+    with torch.inference_mode():
+        for name in names:
+            root = objects.clip.cond_stage_model.qwen3_06b if name.startswith("llm_adapter.") else objects.unet.model
+            layer = root.get_submodule(name if name.startswith("llm_adapter.") else f"diffusion_model.{name}")
+            inputs = probe_input(layer.in_features).T.to(layer.weight.device, layer.weight.dtype)
+            found[name] = layer(inputs).double().cpu().T.contiguous()
+    return found
+
+
 def _put_patches_on(objects: Any) -> None:
     """Let Forge's kin load the models of the last picture once more, should memory have been short meanwhile."""
     for name in ("backend.memory_management", "ldm_patched.modules.model_management"):
@@ -155,6 +173,10 @@ def add_routes(demo: Any, app: FastAPI) -> None:
     @app.post("/adapter-lab-probe/products")
     def _products(keys: list[str] = Body(embed=True)) -> Response:  # noqa: B008
         return _as_file(products(keys))
+
+    @app.post("/adapter-lab-probe/layer-outputs")
+    def _layer_outputs(names: list[str] = Body(embed=True)) -> Response:  # noqa: B008
+        return _as_file(layer_outputs(names))
 
     @app.post("/adapter-lab-probe/watch")
     def _watch(keys: list[str] = Body(embed=True)) -> Response:  # noqa: B008
