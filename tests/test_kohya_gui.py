@@ -261,7 +261,8 @@ def test_settings_mean_what_the_gui_makes_of_them(
     [
         ({"LoRA_type": "LyCORIS/LoKr", "bypass_mode": True}, {"bypass_mode", "LyCORIS_preset"}),
         ({"LoRA_type": "LyCORIS/LoHa", "LyCORIS_preset": "mine.toml"}, {"LyCORIS_preset"}),
-        ({"loraplus_lr_ratio": 4}, {"loraplus_lr_ratio"}),
+        ({"LoRA_type": "LyCORIS/LoKr", "loraplus_lr_ratio": 4}, {"loraplus_lr_ratio", "LyCORIS_preset"}),
+        ({"loraplus_text_encoder_lr_ratio": 4}, {"loraplus_text_encoder_lr_ratio"}),
         ({"block_dims": "2,2,2"}, {"block_dims"}),
         ({"optimizer": "DAdaptAdam"}, {"optimizer"}),
         ({"clip_skip": 1}, {"clip_skip"}),

@@ -202,7 +202,7 @@ def test_every_argument_of_a_network_does_what_its_row_says(name: str) -> None:
     args = [f"algo={ALGO_OF.get(name, 'locon')}", "preset=unet-transformer-only"]
     args += ["preset=unet-only"] if name.startswith(("conv", "use_", "disable")) else []
     args += ["dora_wd=True"] if name == "wd_on_output" else []
-    numbers = {"conv_dim", "conv_alpha", "factor", "block_size", "unit"}
+    numbers = {"conv_dim", "conv_alpha", "factor", "block_size", "unit", "loraplus_lr_ratio", "loraplus_unet_lr_ratio"}
     shares = {"dropout", "rank_dropout", "module_dropout", "constraint"}
     value = _value(name) if name in VALUES else 4 if name in numbers else 0.25 if name in shares else True
     file = {**LYCORIS, "network_args": [arg for arg in args if not arg.startswith(f"{name}=")]}
@@ -229,6 +229,8 @@ GUI_SPECIAL: dict[str, tuple[dict[str, Any], Any]] = {
     "network_weights": ({}, "w.safetensors"),
     "clip_skip": ({}, 3),
     "unit": ({"LoRA_type": "Kohya DyLoRA"}, 4),
+    "loraplus_lr_ratio": ({}, 4),
+    "loraplus_unet_lr_ratio": ({}, 4),
 }
 
 

@@ -138,7 +138,10 @@ def test_settings_whose_needs_are_met_are_accepted(changes: list[str]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("network.algo=locon", "network.algo is 'locon', but must be one of lora, loha, lokr, glora, diag-oft, boft"),
+        (
+            "network.algo=locon",
+            "network.algo is 'locon', but must be one of lora, t-lora, loha, lokr, glora, diag-oft, boft",
+        ),
         ("network.algo=locon", "LoCon is lora with conv_dim above 0"),
         ("network.algo=lorka", "did you mean"),
         ("network.dim=0", "network.dim is 0, but must be at least 1"),

@@ -263,6 +263,12 @@ class NetworkConfig(algorithms.OwnOptions, SizeConfig):
         "Largest norm of a module's update; larger ones are scaled down; 0: no limit.",
         minimum=0,
     )
+    lora_plus_ratio: float = option(
+        1.0,
+        "LoRA+: learning rate of the factors at the output relative to the others'; 1: the same; 16 is usual.",
+        minimum=0.01,
+        maximum=1000,
+    )
     train_unet: bool = option(True, "Train the UNet.")
     train_te: bool = option(False, "Train the text encoder (SDXL: both).", basic=True)
     train_te1: bool = option(True, "With train_te: train the first text encoder.", needs="network.train_te")

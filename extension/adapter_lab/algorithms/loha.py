@@ -11,7 +11,7 @@ LOHA = Algorithm(
     reader="adapters.loha:LoHa",
     layer="training.forwards.loha:LoHaLayer",
     dim=RANK,
-    shared=(*OF_RANK, *OF_DORA, "tucker", "max_norm"),
+    shared=(*OF_RANK, *OF_DORA, "tucker", "max_norm", "lora_plus_ratio"),
     own=None,
     types=(
         AdapterType(

@@ -11,7 +11,7 @@ LORA = Algorithm(
     reader="adapters.lora:LoRA",
     layer="training.forwards.lora:LoRALayer",
     dim=RANK,
-    shared=(*OF_RANK, *OF_DORA, "tucker", "max_norm"),
+    shared=(*OF_RANK, *OF_DORA, "tucker", "max_norm", "lora_plus_ratio"),
     own=None,
     types=(
         AdapterType(

@@ -34,7 +34,7 @@ T_LORA = Algorithm(
     reader="",
     layer="training.forwards.t_lora:TLoRALayer",
     dim=RANK,
-    shared=("dim", "alpha", "conv_dim", "conv_alpha", "use_scalar", "rs_lora", "dropout", "tucker"),
+    shared=("dim", "alpha", "conv_dim", "conv_alpha", "use_scalar", "rs_lora", "dropout", "tucker", "lora_plus_ratio"),
     own=TLoRAOptions,
     types=(
         AdapterType(

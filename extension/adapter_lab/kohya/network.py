@@ -93,6 +93,7 @@ def import_network(config: TrainConfig, keys: Keys) -> None:
         network.dora_axis = "output" if on_output else "input"
     tucker = [args.boolean(name) for name in TUCKER]
     network.tucker = any(tucker) | (not args.boolean("disable_conv_cp", True))
+    _lora_plus(config, args)
     _whole_matrices(config, keys)
     _parts(config, keys)
     if lycoris:
@@ -121,6 +122,16 @@ def _algorithm(module: str, args: Keys, keys: Keys) -> str:
             f"network_args algo is {shown(named)}, which is not trained here; choose one of {', '.join(ALGORITHMS)}."
         )
     return algo
+
+
+def _lora_plus(config: TrainConfig, args: Keys) -> None:
+    """LoRA+: one ratio of rates here, the UNet's where it has one of its own."""
+    common = args.number("loraplus_lr_ratio")
+    ratio = args.number("loraplus_unet_lr_ratio", common) or 1.0
+    if config.network.algo in (algorithms.users("lora_plus_ratio") or ()):
+        config.network.lora_plus_ratio = ratio
+    elif ratio != 1.0:
+        args.note("loraplus_lr_ratio", ratio, f"{config.network.algo} has no LoRA+ here")
 
 
 def _whole_matrices(config: TrainConfig, keys: Keys) -> None:

@@ -137,15 +137,12 @@ NETWORK_ARGS: dict[str, Row] = {
     **_carried(
         "algo preset conv_dim conv_alpha dropout rank_dropout module_dropout factor constraint rescaled use_tucker "
         "use_cp use_conv_cp disable_conv_cp use_scalar dora_wd wd_on_output decompose_both full_matrix "
-        "unbalanced_factorization rs_lora train_norm train_on_input"
+        "unbalanced_factorization rs_lora train_norm train_on_input loraplus_lr_ratio loraplus_unet_lr_ratio"
     ),
     **_harmless("verbose"),
     **_left("the cheapest exact forward is chosen here by itself", "bypass_mode"),
     **_left("there is no such option here", "rank_dropout_scale"),
-    **_left(
-        "there is no LoRA+ here; use lr_scale in network.rules",
-        "loraplus_lr_ratio loraplus_unet_lr_ratio loraplus_text_encoder_lr_ratio",
-    ),
+    **_left("one ratio of LoRA+ holds for all parts here", "loraplus_text_encoder_lr_ratio"),
     **_left("it belongs to DyLoRA, which is not trained here", "block_size unit"),
     **_left("set network.dora instead", "weight_decompose"),
     **_left("it belongs to other families of models", "train_t5xxl train_llm_adapter"),

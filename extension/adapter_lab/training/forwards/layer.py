@@ -30,6 +30,8 @@ class AdapterLayer(nn.Module):
     file_keys: ClassVar[Mapping[str, str]]
     # Parameters that take what has no place of its own in a file: the scalar, and what alpha's rounding leaves over.
     folded_into: ClassVar[tuple[str, ...]] = ()
+    # The factors at the output, which LoRA+ trains at a rate of their own.
+    outer: ClassVar[tuple[str, ...]] = ()
     has_alpha: ClassVar[bool] = True
     # Where LyCORIS's stand-in for the base module is made: "cpu" where it copies the weight.
     stand_in_on: ClassVar[str] = "meta"

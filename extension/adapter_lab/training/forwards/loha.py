@@ -29,6 +29,7 @@ class LoHaLayer(AdapterLayer):
         name: f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")
     }
     folded_into: ClassVar[tuple[str, ...]] = ("w1_a",)
+    outer: ClassVar[tuple[str, ...]] = ("w1_a", "w2_a")
 
     w1_a: nn.Parameter
     w1_b: nn.Parameter

@@ -22,6 +22,7 @@ class LoRALayer(AdapterLayer):
         "up": "lora_up.weight",
     }
     folded_into: ClassVar[tuple[str, ...]] = ("up",)
+    outer: ClassVar[tuple[str, ...]] = ("up",)
 
     down: nn.Parameter
     mid: nn.Parameter

@@ -27,11 +27,18 @@ __all__ = ["AdapterNetwork", "LayerPlan", "add_frozen_adapters", "build_network"
 class AdapterNetwork(nn.Module):
     """Adapter layers by the LDM name of their module; the base's weights are not among its parameters."""
 
-    def __init__(self, layers: Mapping[str, AdapterLayer], plans: list[LayerPlan], max_norm: float = 0.0) -> None:
+    def __init__(
+        self,
+        layers: Mapping[str, AdapterLayer],
+        plans: list[LayerPlan],
+        max_norm: float = 0.0,
+        outer_ratio: float = 1.0,
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleDict(layers)
         self.plans = plans
         self.max_norm = max_norm
+        self.outer_ratio = outer_ratio
         self._enabled = True
         self._noise_shares: Tensor | None = None
         self._replaced: list[tuple[nn.Module, Any]] | None = None
@@ -83,7 +90,8 @@ class AdapterNetwork(nn.Module):
         found: dict[str, list[tuple[nn.Parameter, float]]] = {}
         for plan, layer in zip(self.plans, self._adapter_layers()):
             entries = found.setdefault(plan.target.part, [])
-            entries += [(parameter, plan.lr_scale) for _, parameter in sorted(layer.named_parameters())]
+            for name, parameter in sorted(layer.named_parameters()):
+                entries.append((parameter, plan.lr_scale * (self.outer_ratio if name in layer.outer else 1.0)))
         return found
 
     @property
@@ -147,7 +155,7 @@ def build_network(
         plan.name: _layer(plan, find_module(parts[plan.target.part], plan.target), seed, initial_values)
         for plan in plans
     }
-    network = AdapterNetwork(layers, plans, config.max_norm)
+    network = AdapterNetwork(layers, plans, config.max_norm, config.lora_plus_ratio)
     if config.start_from:
         network.load_adapter_tensors(tensors_of_file(config.start_from, targets), config.start_from)
     return network
