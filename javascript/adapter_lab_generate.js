@@ -7,7 +7,9 @@
     const QUESTION = "A training is running. Making pictures now slows both down and may run out of memory. Go on all the same?";
 
     const root = () => location.origin + location.pathname.replace(/\/?$/, "/");
-    const translated = (text) => window.localization?.[text] || text;
+    /** What web UIs and their extensions keep in the page. @type {any} */
+    const page = window;
+    const translated = (text) => page.localization?.[text] || text;
 
     let allowed = ""; // the training beside which pictures were allowed: asked about once
     let asking = false;
@@ -30,7 +32,7 @@
         const run = await training();
         if (!run || run.id === allowed) return true;
         if (!confirm(`${translated(QUESTION)}\n\n${run.name}: ${Math.floor(100 * run.progress)}%`)) {
-            clearInterval(window.generateOnRepeatInterval); // "Generate forever" would ask twice a second
+            clearInterval(page.generateOnRepeatInterval); // "Generate forever" would ask twice a second
             return false;
         }
         allowed = run.id;
@@ -41,6 +43,7 @@
     document.addEventListener(
         "click",
         async (event) => {
+            /** @type {HTMLElement|null} */
             const button = event.target instanceof Element ? event.target.closest(BUTTONS) : null;
             if (!button || passing) return;
             event.preventDefault();

@@ -108,7 +108,7 @@ function toolForm(app, tool) {
     proposeName(tool, inputs);
     const go = button(tool.title, run, { kind: "primary", id: `al-do-${tool.key}` });
     const form = h("form", { class: "al-card", novalidate: true, onsubmit: (event) => event.preventDefault() }, h("p", { class: "al-help" }, tool.about), h("div", { class: "al-grid" }, rows), h("div", { class: "al-actions" }, go), result);
-    form.addEventListener("keydown", (event) => event.key === "Enter" && event.target.tagName === "INPUT" && go.click());
+    form.addEventListener("keydown", (event) => event.key === "Enter" && event.target instanceof HTMLInputElement && go.click());
 
     let pressed = 0;
     async function run() {

@@ -2,11 +2,12 @@
 
 /**
  * Make an element.
- * @param {string} tag
+ * @template {keyof HTMLElementTagNameMap} T
+ * @param {T} tag
  * @param {Record<string, any>} [props] `on...` functions are listeners; true, false and null set or leave attributes;
  *   `value` and `checked` are set as properties; everything else is an attribute.
  * @param {...any} children nodes, texts, arrays of them; null and false are left out
- * @returns {HTMLElement}
+ * @returns {HTMLElementTagNameMap[T]}
  */
 export function h(tag, props = {}, ...children) {
     const node = document.createElement(tag);

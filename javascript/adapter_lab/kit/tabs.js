@@ -38,7 +38,7 @@ export class Tabs {
 
     /** A short remark beside a tab's title, empty for none. @param {string} key @param {string} text */
     badge(key, text) {
-        const badge = this.buttons.get(key).querySelector(".al-badge");
+        const badge = /** @type {HTMLElement} */ (this.buttons.get(key).querySelector(".al-badge"));
         badge.textContent = text;
         show(badge, Boolean(text));
     }

@@ -42,6 +42,7 @@ export class Curves {
         const smooth = smoothed(loss.mean, Number(this.weight.value));
         this.#drawLoss(steps, loss, smooth);
         const parts = [...rates];
+        /** @type {import("../kit/charts.js").Line[]} */
         const lines = parts.map(([part], index) => ({ label: PARTS[part] ?? part, color: COLORS[index % COLORS.length] }));
         const cap = this.series.cap();
         if (cap) lines.push({ label: put(S.charts.cap, number(this.series.growth)), color: COLORS[1], width: 1.5, dash: [6, 6] });
@@ -56,6 +57,7 @@ export class Curves {
     }
 
     #drawLoss(steps, loss, smooth) {
+        /** @type {import("../kit/charts.js").Line[]} */
         const lines = [
             { label: "max", color: "--al-band", width: 0, band: true, listed: false },
             { label: "min", color: "--al-band", width: 0, listed: false },

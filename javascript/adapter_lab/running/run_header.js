@@ -7,6 +7,7 @@ import { resumeDialog, sendPlot } from "../runs/run_actions.js";
 import { LIVING } from "../server/store.js";
 import { S, put } from "../kit/strings.js";
 
+/** Key, label, and what a run says there. @type {[string, string, (run: import("../server/store.js").RunSummary) => string][]} */
 const FACTS = [
     ["step", S.running.step, (run) => (run.total_steps ? `${run.step} / ${run.total_steps}` : String(run.step ?? 0))],
     ["speed", S.running.perStep, (run) => number(run.seconds_per_step)],

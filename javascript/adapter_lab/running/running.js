@@ -27,7 +27,7 @@ class Running {
         this.series = new Series();
         this.curves = new Curves(this.series);
         this.samples = new Samples(app);
-        this.header = new RunHeader(app, () => this.detail);
+        this.header = new RunHeader(app);
         this.panels = [picturesPanel(app), savedPanel(app), promptsPanel(app), logPanel(app)];
         this.choice = h("select", { "aria-label": S.running.run });
         this.choice.addEventListener("change", () => this.open(this.choice.value));

@@ -128,7 +128,7 @@ class Comparison {
             const read = await Promise.all(ids.map((id) => this.app.api.get(`/runs/${encodeURIComponent(id)}/series`, { points: 500 })));
             if (ids !== this.ids) return;
             this.#curves(ids, read);
-            if (ids.length === 2) await this.#settings(ids);
+            if (ids.length === 2) await this.#settings([ids[0], ids[1]]);
         });
     }
 

@@ -9,8 +9,10 @@ export function hasPrompt() {
 
 const PASTE = "#paste";
 const CSV_MODE = "#script_txt2img_xyz_plot_csv_mode input[type=checkbox]";
+/** An element of the web UI's page that has a value. @param {string} selector @returns {HTMLInputElement|null} */
+const field = (selector) => document.querySelector(selector);
 /** A field of the X/Y/Z plot, such as x_type. @param {string} name */
-const plotField = (name) => document.querySelector(`#script_txt2img_xyz_plot_${name} :is(textarea, input)`);
+const plotField = (name) => field(`#script_txt2img_xyz_plot_${name} :is(textarea, input)`);
 /** How long the web UI may take to fill in the plot, after which silence it has, and how often is looked. */
 const FILLED_MS = 30000;
 const SETTLED_MS = 5000;
@@ -26,14 +28,14 @@ export function hasPlot() {
  * @param {string} infotext
  */
 export function sendToPlot(infotext) {
-    const csv = document.querySelector(CSV_MODE);
+    const csv = field(CSV_MODE);
     if (csv && !csv.checked) csv.click(); // ranges and shares are no values of a drop-down
-    const box = document.querySelector(PROMPT);
+    const box = field(PROMPT);
     box.value = infotext;
     box.dispatchEvent(new Event("input", { bubbles: true }));
     // The web UI reads the box when it is pressed, and hears of what was put into it a moment later.
     setTimeout(() => {
-        document.querySelector(PASTE).click();
+        field(PASTE).click();
         keepValues(infotext);
     }, 200);
     showTxt2img();
@@ -66,7 +68,7 @@ function keepValues(infotext) {
 
 /** Put `tag` at the end of txt2img's prompt and go there. @param {string} tag */
 export function sendToPrompt(tag) {
-    const box = document.querySelector(PROMPT);
+    const box = field(PROMPT);
     if (!box.value.includes(tag)) {
         box.value = box.value.trim() ? `${box.value.trimEnd()} ${tag}` : tag;
         // gradio hears of it by the event only.
@@ -76,7 +78,10 @@ export function sendToPrompt(tag) {
 }
 
 function showTxt2img() {
-    const tab = [...document.querySelectorAll("#tabs > .tab-nav > button, #tabs > .tab-wrapper button[role=tab]")].find((node) => node.textContent.trim().toLowerCase() === "txt2img");
-    if (typeof window.switch_to_txt2img === "function") window.switch_to_txt2img();
+    /** @type {NodeListOf<HTMLElement>} */
+    const tabs = document.querySelectorAll("#tabs > .tab-nav > button, #tabs > .tab-wrapper button[role=tab]");
+    const tab = [...tabs].find((node) => node.textContent.trim().toLowerCase() === "txt2img");
+    const { switch_to_txt2img: go } = /** @type {any} */ (window); // of the web UI
+    if (typeof go === "function") go();
     else tab?.click();
 }

@@ -15,7 +15,7 @@ export function studyView(app) {
     const form = app.views.train.form;
     const draft = new StudyDraft(form);
     // Not while a name is being typed that only begins like another.
-    const studies = studiesPanel(app, (ids) => document.activeElement?.dataset.study !== "name" && draft.avoid(ids));
+    const studies = studiesPanel(app, (ids) => /** @type {HTMLElement|null} */ (document.activeElement)?.dataset.study !== "name" && draft.avoid(ids));
     const plan = planPanel(app, draft, (id) => studies.open(id));
     const main = h(
         "div",

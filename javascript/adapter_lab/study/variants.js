@@ -56,7 +56,10 @@ function focusPlace(body) {
     if (!cell || !body.contains(cell)) return () => {};
     const row = [...body.children].indexOf(cell.parentElement);
     const { cellIndex } = cell;
-    return () => body.children[Math.min(row, body.children.length - 1)]?.children[cellIndex]?.querySelector("input, select, button")?.focus();
+    return () => {
+        const again = body.children[Math.min(row, body.children.length - 1)]?.children[cellIndex];
+        /** @type {HTMLElement|null|undefined} */ (again?.querySelector("input, select, button"))?.focus();
+    };
 }
 
 function variantRow(draft, settings, row, redraw) {

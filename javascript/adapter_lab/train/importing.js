@@ -7,6 +7,7 @@ import { S, put } from "../kit/strings.js";
 export async function importDialog(app, form) {
     const input = h("input", { type: "file", multiple: true, accept: ".toml,.json,.txt", "aria-label": S.importing.files });
     const shown = h("div", { "aria-live": "polite" });
+    /** @type {{settings: Record<string, any>, left_out: string[], ignored: string[]}|null} */
     let imported = null;
     let chosen = 0;
     input.addEventListener("change", async () => {
@@ -29,9 +30,10 @@ export async function importDialog(app, form) {
         content: h("div", { class: "al-stack" }, input, shown),
     });
     if (!yes) return;
-    if (!imported) return say(S.importing.none, "bad");
-    form.replace(imported.settings);
-    say(put(S.importing.done, Object.keys(imported.settings).length));
+    const found = /** @type {typeof imported} */ (imported); // set by the listener above
+    if (!found) return say(S.importing.none, "bad");
+    form.replace(found.settings);
+    say(put(S.importing.done, Object.keys(found.settings).length));
 }
 
 function drawn(imported) {
