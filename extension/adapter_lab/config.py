@@ -263,6 +263,12 @@ class NetworkConfig(algorithms.OwnOptions, SizeConfig):
         "Largest norm of a module's update; larger ones are scaled down; 0: no limit.",
         minimum=0,
     )
+    init: str = option(
+        "usual",
+        "How LoRA's factors begin; orthogonal or svd (PiSSA, the weight's largest directions): subtracted again, so "
+        "that a file is a LoRA of twice the dim.",
+        choices=("usual", "orthogonal", "svd"),
+    )
     lora_plus_ratio: float = option(
         1.0,
         "LoRA+: learning rate of the factors at the output relative to the others'; 1: the same; 16 is usual.",

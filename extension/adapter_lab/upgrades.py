@@ -44,7 +44,7 @@ ADDED: dict[str, int] = {
     **dict.fromkeys(("optimizer.min_lr_ratio", "optimizer.timescale"), 2),
     **dict.fromkeys(("loss.huber_schedule", "loss.v_as_epsilon", "loss.v_like"), 2),
     **dict.fromkeys(("sources.resolution", "sources.bucket_min", "sources.bucket_max"), 2),
-    **dict.fromkeys(("network.min_rank", "network.rank_power", "network.orthogonal_start"), 3),
+    **dict.fromkeys(("network.min_rank", "network.rank_power", "network.init"), 3),
     "network.lora_plus_ratio": 3,
     **dict.fromkeys(("loss.timestep_mean", "loss.timestep_std", "loss.timestep_shift", "preview.shift"), 3),
 }

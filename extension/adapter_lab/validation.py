@@ -306,6 +306,15 @@ def _ignored_in_rule(network: NetworkConfig, rule: Any, where: str) -> Iterator[
             yield entry.name, _misfit(f"{where}.{entry.name}", users, (algo,), "algo")
 
 
+def _starts(config: TrainConfig) -> Iterator[Problem]:
+    """A limit of norms, which would scale what is trained but not what is subtracted of it."""
+    if config.network.init != "usual" and config.network.max_norm > 0:
+        yield Problem(
+            "network.max_norm",
+            f"network.max_norm does not go with network.init {config.network.init}: set one of them back.",
+        )
+
+
 def _alphas(config: TrainConfig) -> Iterator[Problem]:
     """An alpha of 0 where an algorithm uses it."""
     instead = {"alpha": "dim for an update that is not scaled", "conv_alpha": "same for that of network.alpha"}
@@ -449,6 +458,7 @@ def _names(config: TrainConfig) -> Iterator[Problem]:
 CHECKS: tuple[Callable[[TrainConfig], Iterator[Problem]], ...] = (
     _nothing_trained,
     _rules,
+    _starts,
     _alphas,
     _ranges,
     _multiples_of_8,

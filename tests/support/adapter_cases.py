@@ -24,15 +24,18 @@ CASES: dict[str, dict[str, Any]] = {
     "lora dora on inputs": {"algo": "lora", "dim": 4, "alpha": 2.0, "dora": "input"},
     "lora tucker dora": {"algo": "lora", "dim": 4, "alpha": 2.0, "tucker": True, "dora": "output"},
     "lora tucker dora on inputs": {"algo": "lora", "dim": 4, "alpha": 2.0, "tucker": True, "dora": "input"},
+    "lora orthogonal": {"algo": "lora", "dim": 4, "alpha": 3.3, "init": "orthogonal"},
+    "lora svd": {"algo": "lora", "dim": 4, "alpha": 2.0, "init": "svd", "use_scalar": True},
+    "lora svd dora": {"algo": "lora", "dim": 4, "alpha": 2.0, "init": "svd", "dora": "output"},
     "t-lora": {"algo": "t-lora", "dim": 4, "alpha": 2.0},
     "t-lora tucker": {"algo": "t-lora", "dim": 4, "alpha": 2.0, "tucker": True},
     "t-lora scalar": {"algo": "t-lora", "dim": 4, "alpha": 3.3, "use_scalar": True, "rs_lora": True},
-    "t-lora orthogonal": {"algo": "t-lora", "dim": 4, "alpha": 3.3, "orthogonal_start": True},
+    "t-lora orthogonal": {"algo": "t-lora", "dim": 4, "alpha": 3.3, "init": "orthogonal"},
     "t-lora orthogonal scalar": {
         "algo": "t-lora",
         "dim": 4,
         "alpha": 2.0,
-        "orthogonal_start": True,
+        "init": "orthogonal",
         "use_scalar": True,
     },
     "loha": {"algo": "loha", "dim": 2, "alpha": 1.0},
@@ -193,16 +196,13 @@ def _scale(spec: LayerSpec, p: dict[str, Tensor]) -> Any:
 
 
 def _lora(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
+    if "start_up" in p:
+        rest = {name: value for name, value in p.items() if not name.startswith("start_")}
+        start = {**rest, "up": p["start_up"], "down": p["start_down"]}
+        return _lora(spec, rest, weight) - _lora(spec, start, weight)
     if "mid" in p:
         return _scale(spec, p) * torch.einsum("op,pqhw,qi->oihw", p["up"].flatten(1), p["mid"], p["down"].flatten(1))
     return _scale(spec, p) * (p["up"].flatten(1) @ p["down"].flatten(1)).reshape(weight.shape)
-
-
-def _t_lora(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
-    found = _lora(spec, p, weight)
-    if "start_up" in p:
-        found = found - _lora(spec, {**p, "up": p["start_up"], "down": p["start_down"]}, weight)
-    return found
 
 
 def _loha(spec: LayerSpec, p: dict[str, Tensor], weight: Tensor) -> Tensor:
@@ -290,7 +290,7 @@ def _butterfly_order(size: int, block: int, stage: int) -> Tensor:
 # The definition of each algorithm that is trained: W' - W from its parameters.
 DEFINITIONS: dict[str, Callable[[LayerSpec, dict[str, Tensor], Tensor], Tensor]] = {
     "lora": _lora,
-    "t-lora": _t_lora,
+    "t-lora": _lora,
     "loha": _loha,
     "lokr": _lokr,
     "glora": _glora,

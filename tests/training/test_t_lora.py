@@ -21,7 +21,7 @@ RANKS = [(0.0, 4), (0.3, 3), (0.75, 2), (1.0, 2)]
 @pytest.mark.parametrize("start", [False, True], ids=["common", "orthogonal"])
 def test_each_sample_has_the_ranks_of_its_noise(layer_type: str, start: bool) -> None:
     module = base_module(layer_type, True)
-    layer = adapter_layer({**OPTIONS, "orthogonal_start": start}, module).train()
+    layer = adapter_layer({**OPTIONS, "init": "orthogonal" if start else "usual"}, module).train()
     x = input_for(layer_type)
     for noise, ranks in RANKS:
         layer.noise_shares = lambda noise=noise: torch.tensor([noise, 0.0], dtype=torch.float64)
@@ -62,7 +62,7 @@ def test_ranks_by_power_and_least_rank() -> None:
 
 def test_an_orthogonal_start_changes_nothing_and_its_rows_are_orthonormal() -> None:
     module = base_module("linear", True)
-    layer = adapter_layer({**OPTIONS, "orthogonal_start": True}, module, size=0.0)
+    layer = adapter_layer({**OPTIONS, "init": "orthogonal"}, module, size=0.0)
     with torch.no_grad():
         layer.down.copy_(layer.start_down)
         layer.up.copy_(layer.start_up)
@@ -74,7 +74,11 @@ def test_an_orthogonal_start_changes_nothing_and_its_rows_are_orthonormal() -> N
 
 @pytest.mark.parametrize("start", [False, True], ids=["common", "orthogonal"])
 def test_a_run_saves_a_lora_that_a_further_run_starts_from(tmp_path: Path, start: bool) -> None:
-    changes = {"network__algo": "t-lora", "network__orthogonal_start": start, "precision__gradient_checkpointing": True}
+    changes = {
+        "network__algo": "t-lora",
+        "network__init": "orthogonal" if start else "usual",
+        "precision__gradient_checkpointing": True,
+    }
     result = train(tiny_config(tmp_path, "sd15", **changes), tmp_path / "run")
     file = AdapterFile.open(result.adapters[-1])
     assert {file.algorithm_of(name) for name in file.modules} == {"lora"}

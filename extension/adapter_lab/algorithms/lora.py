@@ -11,7 +11,7 @@ LORA = Algorithm(
     reader="adapters.lora:LoRA",
     layer="training.forwards.lora:LoRALayer",
     dim=RANK,
-    shared=(*OF_RANK, *OF_DORA, "tucker", "max_norm", "lora_plus_ratio"),
+    shared=(*OF_RANK, *OF_DORA, "tucker", "max_norm", "lora_plus_ratio", "init"),
     own=None,
     types=(
         AdapterType(

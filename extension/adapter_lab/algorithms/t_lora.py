@@ -22,9 +22,6 @@ class TLoRAOptions:
     rank_power: float = option(
         1.0, "T-LoRA: how fast ranks go as noise grows; above 1: faster at once.", minimum=0.01, maximum=10
     )
-    orthogonal_start: bool = option(
-        False, "T-LoRA: begin with orthonormal factors, subtracted again; the file then has twice the dim."
-    )
 
 
 T_LORA = Algorithm(
@@ -34,7 +31,18 @@ T_LORA = Algorithm(
     reader="",
     layer="training.forwards.t_lora:TLoRALayer",
     dim=RANK,
-    shared=("dim", "alpha", "conv_dim", "conv_alpha", "use_scalar", "rs_lora", "dropout", "tucker", "lora_plus_ratio"),
+    shared=(
+        "dim",
+        "alpha",
+        "conv_dim",
+        "conv_alpha",
+        "use_scalar",
+        "rs_lora",
+        "dropout",
+        "tucker",
+        "lora_plus_ratio",
+        "init",
+    ),
     own=TLoRAOptions,
     types=(
         AdapterType(

@@ -26,6 +26,7 @@ class LayerSpec(OwnOptions):
     dim: int = 4
     alpha: float = 1.0
     tucker: bool = False
+    init: str = "usual"
     dora: str = ""  # "", "output", "input"
     use_scalar: bool = False
     rs_lora: bool = False

@@ -29,6 +29,7 @@ ROLES = {
 LAYER_OPTIONS = (
     *(entry.name for entry in fields(OwnOptions)),
     "tucker",
+    "init",
     "use_scalar",
     "rs_lora",
     "dropout",
