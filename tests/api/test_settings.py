@@ -209,6 +209,7 @@ def test_the_guis_json_is_imported(client: TestClient) -> None:
     assert found["settings"]["network.algo"] == "lokr" and found["settings"]["network.factor"] == 4
     assert (found["settings"]["dataset.resolution"], found["settings"]["run.epochs"]) == (768, 3)
     assert any(line.startswith("weighted_captions") for line in found["left_out"])
+    assert any("checkpoint" in line for line in found["missing"]) and len(found["missing"]) >= 2
 
 
 def test_sample_prompts_come_from_a_file_given_with_the_others_or_from_none(client: TestClient, tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ def test_a_configuration_of_ours_is_imported_as_it_is(client: TestClient) -> Non
     config = TrainConfig()
     config.network.dim = 12
     found = _import(client, ("config.toml", "\ufeff" + config_file.dumps(config))).json()
-    assert found == {"settings": {"network.dim": 12}, "left_out": [], "ignored": []}
+    assert found == {"settings": {"network.dim": 12}, "left_out": [], "ignored": [], "missing": []}
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,10 @@ class Library:
             self._known = now
             if self.reads != before and self.remembered:
                 remembered.save(self.remembered, now)
-            return Shelf([entry for _, entry in now.values() if entry is not None])
+            return Shelf(
+                [entry for _, entry in now.values() if entry is not None],
+                [path for path, (_, entry) in now.items() if entry is None],
+            )
 
     def _entry(
         self, known: tuple[Signature, Entry | None] | None, path: Path, signature: Signature
@@ -115,10 +118,11 @@ class Library:
 
 
 class Shelf:
-    """What a scan found. `labels` has the shortest name of every type in it."""
+    """What a scan found. `labels` has the shortest name of every type in it; `unread`: files that are no adapters."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, entries: Sequence[Entry], unread: Sequence[Path] = ()) -> None:
         self.entries = list(entries)
+        self.unread = list(unread)
         self.runs = runs_of(entries)
 
     @cached_property
@@ -137,6 +141,17 @@ class Shelf:
     @cached_property
     def _run_of(self) -> dict[Path, Run]:
         return {entry.path: run for run in self.runs for entry in run.entries}
+
+    def why_unread(self, name: str) -> str:
+        """What is wrong with a file that a prompt calls so, in a sentence; "" if there is no such among `unread`."""
+        path = next((path for path in self.unread if path.stem.lower() == name.lower()), None)
+        if path is None:
+            return ""
+        try:
+            AdapterFile.open(path)
+        except FileFormatError as error:
+            return str(error)
+        return f"{path} has been replaced meanwhile: look for the files again."
 
     def run_of(self, entry: Entry) -> Run:
         """The run a file is from."""

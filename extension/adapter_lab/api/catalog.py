@@ -203,7 +203,8 @@ ROUTES = (
         "/import",
         import_files,
         "Settings from kohya's TOML or JSON files, or from a configuration of ours.",
-        "`settings`, `left_out` and `ignored` (sentences on what was not carried over, and what had no effect)",
+        "`settings`, `left_out`, `ignored` and `missing` (sentences on what was not carried over, what had no effect, "
+        "and what is still to be set)",
         body=(Parameter("files", "files", "the files' names and content: training file, dataset file, or both"),),
     ),
 )

@@ -25,12 +25,13 @@ def imported(files: Sequence[tuple[str, str]]) -> dict[str, Any]:
     if len(files) == 1 and files[0][1].lstrip("\ufeff").startswith(f"# {config_file.HEADER}"):
         name, content = files[0]
         config = config_file.loads(content.lstrip("\ufeff"), name)
-        return {"settings": flat(config, only_changed=True), "left_out": [], "ignored": []}
+        return {"settings": flat(config, only_changed=True), "left_out": [], "ignored": [], "missing": []}
     made = import_texts(asked, lambda named: texts.get(_base_name(named)))
     return {
         "settings": flat(made.config, only_changed=True),
         "left_out": [str(entry) for entry in made.left_out],
         "ignored": made.ignored,
+        "missing": made.missing,
     }
 
 

@@ -76,7 +76,7 @@ def plan(context: Context, call: Call) -> dict[str, Any]:
 
 def _checked(context: Context, call: Call) -> tuple[Study, list[str]]:
     """The study that a request describes, and what of its settings is not used; raises BadRequest for what is wrong."""
-    from adapter_lab.study.spec import race_checks
+    from adapter_lab.study.spec import checks
     from adapter_lab.study.spec.checks import check, variant_problems
 
     study, remarks = _understood(call)
@@ -89,7 +89,7 @@ def _checked(context: Context, call: Call) -> tuple[Study, list[str]]:
     if folders and not study.shared.run.output_folder:
         study.shared.run.output_folder = str(folders[0] / study.name)
     _check_paths(context, call, study)
-    return study, [*remarks, *race_checks.remarks(study)]
+    return study, [*remarks, *checks.remarks(study)]
 
 
 def _understood(call: Call) -> tuple[Study, list[str]]:

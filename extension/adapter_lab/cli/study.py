@@ -132,8 +132,8 @@ def new(chosen: argparse.Namespace) -> int:
     """Write a study.toml."""
     from adapter_lab.study.planning.plan import plan
     from adapter_lab.study.record.folder import StudyFolder
+    from adapter_lab.study.spec import checks
     from adapter_lab.study.spec import file as study_file
-    from adapter_lab.study.spec import race_checks
     from adapter_lab.study.spec import variants as presets
     from adapter_lab.study.spec.definition import DECIDED, Study
 
@@ -151,7 +151,7 @@ def new(chosen: argparse.Namespace) -> int:
     plan(study, folder.path)
     folder.path.mkdir(parents=True, exist_ok=True)
     study_file.write(study, folder.plan)
-    for sentence in [*remarks, *more, *race_checks.remarks(study)]:
+    for sentence in [*remarks, *more, *checks.remarks(study)]:
         print(f"Note: {sentence}", file=sys.stderr)
     trainings = len(study.variants) * len(study.general.seeds)
     print(f"Wrote {folder.plan}: {len(study.variants)} variants, {trainings} trainings of {_length(study.budget)}.")

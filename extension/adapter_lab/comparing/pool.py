@@ -117,7 +117,7 @@ class Pool:
         """The file a prompt calls so; raises AdapterLabError if there is none."""
         entries = self.shelf.by_name.get(name.lower())
         if not entries:
-            raise AdapterLabError(f"There is no adapter file called {name}.")
+            raise AdapterLabError(self.shelf.why_unread(name) or f"There is no adapter file called {name}.")
         return entries[0]
 
 

@@ -81,6 +81,7 @@ export const S = {
         understood: "{0} settings are understood.",
         leftOut: "Not carried over as it is",
         ignored: "Had no effect there either",
+        missing: "Still to be set before a training",
     },
     advanced: {
         title: "Advanced",

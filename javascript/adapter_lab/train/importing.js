@@ -7,7 +7,7 @@ import { S, put } from "../kit/strings.js";
 export async function importDialog(app, form) {
     const input = h("input", { type: "file", multiple: true, accept: ".toml,.json,.txt", "aria-label": S.importing.files });
     const shown = h("div", { "aria-live": "polite" });
-    /** @type {{settings: Record<string, any>, left_out: string[], ignored: string[]}|null} */
+    /** @type {{settings: Record<string, any>, left_out: string[], ignored: string[], missing: string[]}|null} */
     let imported = null;
     let chosen = 0;
     input.addEventListener("change", async () => {
@@ -41,6 +41,7 @@ function drawn(imported) {
         h("p", {}, put(S.importing.understood, Object.keys(imported.settings).length)),
         imported.left_out.length > 0 && listed(S.importing.leftOut, imported.left_out),
         imported.ignored.length > 0 && listed(S.importing.ignored, imported.ignored),
+        imported.missing.length > 0 && listed(S.importing.missing, imported.missing),
     ];
 }
 

@@ -37,8 +37,8 @@ from adapter_lab.study.record.state import (
     save_state,
 )
 from adapter_lab.study.record.trainings import TrainingRecord
+from adapter_lab.study.spec import checks
 from adapter_lab.study.spec import file as study_file
-from adapter_lab.study.spec import race_checks
 from adapter_lab.study.spec.definition import Study, Variant
 from adapter_lab.training.interrupt import STOP_FILE, StopRequests
 
@@ -259,7 +259,7 @@ class Runner:
 
     def _race(self) -> None:
         """Train all to the next saving point, compare, drop, and so on."""
-        for sentence in race_checks.remarks(self.study):
+        for sentence in checks.remarks(self.study):
             self.log.write("note", message=sentence)
         point = 0
         while True:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from adapter_lab.config import TrainConfig, default_of, settings
 from adapter_lab.config_file import from_tables, raise_all
 from adapter_lab.errors import shown
+from adapter_lab.sample_prompts import FLAGS, read_prompt
 from adapter_lab.study.spec import race_checks
 from adapter_lab.study.spec.definition import DECIDED, SHARED, Study, Variant
 from adapter_lab.validation import dataclass_problems, problems
@@ -88,6 +90,22 @@ def _setting_problems(study: Study) -> list[str]:
         if path in DECIDED or path.startswith(SHARED)
     ]
     return shared + own
+
+
+def remarks(study: Study) -> list[str]:
+    """Sentences on what a study states that it does not do."""
+    return [*race_checks.remarks(study), *_unused_flags(study.shared.preview.prompts)]
+
+
+def _unused_flags(prompts: Sequence[str]) -> list[str]:
+    """Size and seed of a sample prompt, which are those of all pictures where files are compared."""
+    flags = {name: flag for flag, name in FLAGS.items() if name in ("width", "height", "seed")}
+    found = []
+    for number, prompt in enumerate(prompts, start=1):
+        if stated := [f"--{flags[name]}" for name in read_prompt(prompt).own if name in flags]:
+            what = f"Sample prompt {number}: {', '.join(stated)}"
+            found.append(f"{what} is not used in a study, whose pictures all have the same size and seeds.")
+    return found
 
 
 def variant_problems(study: Study) -> list[str]:
