@@ -124,7 +124,7 @@ def noise() -> Iterator[Row]:
     for zero_terminal in (False, True):
         ours, scheduler = schedules(zero_terminal, "v_prediction")
         ending = ", zero terminal SNR" if zero_terminal else ""
-        yield f"x_t{ending}", difference(ours.add_noise(latents, eps, STEPS), scheduler.add_noise(latents, eps, STEPS))
+        yield f"x_t{ending}", difference(ours.mix(latents, eps, STEPS), scheduler.add_noise(latents, eps, STEPS))
         found, other = ours.target(latents, eps, STEPS), scheduler.get_velocity(latents, eps, STEPS)
         yield f"target v{ending}", difference(found, other)
     shape = (4, 32, 32)
@@ -167,7 +167,7 @@ def encoders(family: str) -> dict[str, Any]:
         torch.manual_seed(index)
         special = {"bos_token_id": clip.start, "eos_token_id": clip.end}
         about = {**config, **special, "hidden_act": FAMILIES[family].text_part(part).activation}
-        parts[part] = new_text_encoder(part, about).eval().requires_grad_(False)
+        parts[part] = new_text_encoder(about, FAMILIES[family].text_part(part).pooled).eval().requires_grad_(False)
     return parts
 
 
@@ -223,7 +223,7 @@ def whole_step(checkpoint: Path, cache: str) -> Iterator[Row]:
         theirs_answer = unet.float().eval()(noisy, timesteps, other).sample
         del unet
         module = base.load_unet(torch.float32)
-        answer = module(schedule.add_noise(latents, eps, timesteps), timesteps, ours.hidden, return_dict=False)[0]
+        answer = module(schedule.mix(latents, eps, timesteps), timesteps, ours.hidden, return_dict=False)[0]
     yield "checkpoint: the UNet's answer", difference(answer, theirs_answer)
     config = LossConfig(min_snr_gamma=5.0)
     loss = sample_losses(answer, eps, None, config) * snr_weights(schedule, timesteps, config)
