@@ -105,7 +105,7 @@ def ours(tensors: dict[str, Tensor], weight: Tensor) -> Run:
     def failed(module: str, reason: str) -> None:
         raise SystemExit(f"{module} could not be applied: {reason}")
 
-    target = Target("layer", "unet", "", "", "layer.weight", None, None, False, tuple(weight.shape), "layer")
+    target = Target("layer", "unet", "", "", "layer.weight", None, None, False, tuple(weight.shape), "layer", "layer")
     module = ModulePatch("layer", adapter_from_tensors(tensors), target, of_bias=False, wild=False)
     patch = WeightPatch("layer.weight", "unet", [module], failed)
     return lambda: patch.patched(weight, STRENGTH)
