@@ -31,7 +31,7 @@ from adapter_lab.prospects import fitted
 from adapter_lab.training.loop import resume, train
 
 TYPES = ("lora", "lokr", "diag-oft")
-STEPS = (60, 200, 300, 1000)
+STEPS = (60, 200, 300, 1000, 8000)
 SEEDS = (1, 2, 3)
 # The optimiser's settings by recipe; "before" are the defaults up to the release that measured this.
 RECIPES: dict[str, dict[str, Any]] = {"now": {}, "before": {"growth_rate": 1.01, "d0": 1e-6, "d_coef": 0.5}}
