@@ -55,7 +55,7 @@ def test_train_watch_reload_stop_resume_and_see_the_file(page: Page, pictures: P
     adapter = Path(run["adapters"][-1]["path"])
     assert adapter.name == "two-heroes.safetensors" and adapter.stat().st_size > 10_000
     page.wait(lambda: page.all(".al-plot canvas"), "charts")
-    page.wait(lambda: page.all(".al-worst img"), "pictures that learn worst")
+    page.wait(lambda: page.all(".al-worst img"), "images with the highest loss")
     page.tab("runs")
     page.wait_text(f"[data-run='{run['id']}']", "<lora:two-heroes:1>")
     # The next training of the same folder does not want to replace those files.

@@ -1,5 +1,6 @@
 /** One setting as a labelled control, by the type that the schema gives it. */
 import { button, fill, h, setText, show } from "./dom.js";
+import { readNumber } from "./format.js";
 import { S } from "./strings.js";
 
 let numbered = 0;
@@ -69,7 +70,7 @@ function writeUnlessTyped(input, text) {
     if (document.activeElement !== input || input.value.trim() === "") input.value = text;
 }
 
-function textControl(setting, changed) {
+function textControl(_, changed) {
     const input = h("input", { type: "text", spellcheck: "false", autocomplete: "off" });
     input.addEventListener("input", () => changed(input.value));
     return { element: input, write: (value) => document.activeElement !== input && (input.value = value ?? "") };
@@ -94,15 +95,7 @@ function numberControl(setting, changed, id) {
     return { element: h("div", { class: unit ? "al-unit" : null }, input, unit, offered), input, write };
 }
 
-/** A number where the text is one; other text goes to the server as it is, whose sentence then says what is wrong. */
-function readNumber(text, fallback) {
-    const trimmed = text.trim().replace(/^(-?\d+),(\d+)$/, "$1.$2");
-    if (trimmed === "") return fallback;
-    const value = Number(trimmed);
-    return Number.isFinite(value) ? value : text;
-}
-
-function checkControl(setting, changed) {
+function checkControl(_, changed) {
     const input = h("input", { type: "checkbox" });
     input.addEventListener("change", () => changed(input.checked));
     return { element: input, write: (value) => (input.checked = Boolean(value)) };
@@ -114,13 +107,13 @@ function selectControl(setting, changed) {
     return { element: input, write: (value) => (input.value = value) };
 }
 
-function linesControl(setting, changed) {
+function linesControl(_, changed) {
     const input = h("textarea", { rows: "3", spellcheck: "false", placeholder: S.form.onePerLine });
     input.addEventListener("input", () => changed(input.value.split("\n").map((line) => line.trim()).filter(Boolean)));
     return { element: input, write: (value) => writeUnlessTyped(input, (value ?? []).join("\n")) };
 }
 
-function numbersControl(setting, changed) {
+function numbersControl(_, changed) {
     const input = h("input", { type: "text", inputmode: "decimal" });
     input.addEventListener("input", () => changed(input.value.split(/[,;\s]+/).filter(Boolean).map((text) => readNumber(text, 0))));
     return { element: input, write: (value) => writeUnlessTyped(input, (value ?? []).join(", ")) };

@@ -1,4 +1,4 @@
-/** Numbers for people. */
+/** Numbers for people, and from people. */
 
 const UNITS = ["bytes", "KB", "MB", "GB", "TB"];
 
@@ -7,7 +7,7 @@ export function size(bytes) {
     if (bytes === null || bytes === undefined) return "–";
     let unit = 0;
     let value = bytes;
-    while (value >= 1024 && unit < UNITS.length - 1) {
+    while (Math.round(value) >= 1024 && unit < UNITS.length - 1) {
         value /= 1024;
         unit += 1;
     }
@@ -17,7 +17,7 @@ export function size(bytes) {
 /** 3725 -> "1 h 2 min". @param {number|null|undefined} seconds */
 export function duration(seconds) {
     if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "–";
-    if (seconds < 60) return `${Math.round(seconds)} s`;
+    if (Math.round(seconds) < 60) return `${Math.round(seconds)} s`;
     const minutes = Math.round(seconds / 60);
     if (minutes < 60) return `${minutes} min`;
     return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
@@ -43,6 +43,17 @@ export function plain(value) {
     if (Array.isArray(value)) return value.length ? value.map((item) => (typeof item === "object" ? JSON.stringify(item) : item)).join(", ") : "–";
     if (typeof value === "number") return Number.isInteger(value) ? String(value) : number(value);
     return typeof value === "object" ? JSON.stringify(value) : String(value);
+}
+
+/**
+ * A number where the text is one, also with a decimal comma; other text as it is, so that the server says what is wrong.
+ * @template T @param {string} text @param {T} fallback what empty text stands for
+ */
+export function readNumber(text, fallback) {
+    const trimmed = text.trim().replace(/^(-?\d+),(\d+)$/, "$1.$2");
+    if (trimmed === "") return fallback;
+    const value = Number(trimmed);
+    return Number.isFinite(value) ? value : text;
 }
 
 /** The last part of a path. @param {string} path */

@@ -1,4 +1,4 @@
-/** The Running tab: one run, live: progress, charts, samples, pictures that learn worst, log; and the queue. */
+/** The Running tab: one run, live: progress, charts, samples, images with the highest loss, log; and the queue. */
 import { attempt } from "../kit/dialog.js";
 import { card, fill, h, show } from "../kit/dom.js";
 import { Curves } from "./curves.js";

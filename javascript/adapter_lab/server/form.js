@@ -47,9 +47,9 @@ export class Form {
         return { ...this.start };
     }
 
-    /** @param {"changed"|"resolved"} what @param {(event: CustomEvent) => void} act */
+    /** @param {"changed"|"resolved"} what @param {(event: CustomEvent) => void} act `detail` of "changed": the paths */
     on(what, act) {
-        this.events.addEventListener(what, act);
+        this.events.addEventListener(what, /** @type {EventListener} */ (act));
     }
 
     /** @param {string} path */

@@ -1,5 +1,5 @@
 /** Import of kohya's files: what became of them, and what could not be carried over. */
-import { ask, attempt, say } from "../kit/dialog.js";
+import { ask, say } from "../kit/dialog.js";
 import { fill, h } from "../kit/dom.js";
 import { S, put } from "../kit/strings.js";
 
