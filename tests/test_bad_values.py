@@ -16,6 +16,7 @@ from adapter_lab.cli.options import add_settings, chosen_config
 from adapter_lab.config import TrainConfig, flag_of, sections, settings, type_of
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.validation import problems
+from tests.support.settings import set_options
 
 LONG = "x" * 10_000_000
 VALUES: dict[str, Any] = {
@@ -46,7 +47,7 @@ def by_toml(name: str, value: Any) -> list[str]:
 
 
 def by_set(name: str, value: Any) -> list[str]:
-    return checked(lambda: config_file.set_options(TrainConfig(), [f"{name}={as_typed(value)}"]))
+    return checked(lambda: set_options(TrainConfig(), [f"{name}={as_typed(value)}"]))
 
 
 def by_flag(name: str, value: Any) -> list[str]:

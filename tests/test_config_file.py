@@ -22,6 +22,7 @@ from adapter_lab.config import (
     words_of,
 )
 from adapter_lab.errors import ConfigError
+from tests.support.settings import set_options
 
 NASTY = [
     '"',
@@ -187,7 +188,7 @@ def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_changes_are_read_by_the_type_of_their_setting(change: str, section: str, name: str, value: Any) -> None:
-    changed = config_file.set_options(TrainConfig(), [change])
+    changed = set_options(TrainConfig(), [change])
     found = getattr(getattr(changed, section), name)
     assert found == value
     assert type(found) is type(value)
@@ -208,13 +209,13 @@ def test_changes_are_read_by_the_type_of_their_setting(change: str, section: str
 )
 def test_a_change_that_is_not_understood_is_refused(change: str, message: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        config_file.set_options(TrainConfig(), [change])
+        set_options(TrainConfig(), [change])
     assert message in str(raised.value)
 
 
 def test_changes_leave_the_given_configuration_as_it_was() -> None:
     before = TrainConfig()
-    after = config_file.set_options(before, ["network.dim=3", "preview.prompts=a"])
+    after = set_options(before, ["network.dim=3", "preview.prompts=a"])
     assert before == TrainConfig()
     assert after.network.dim == 3
 

@@ -7,17 +7,17 @@ from itertools import pairwise
 
 import pytest
 
-from adapter_lab import config_file
 from adapter_lab.config import ALGORITHMS, OPTIMIZERS, TrainConfig
 from adapter_lab.presets import STUDY, preset, preset_table
 from adapter_lab.prospects import STARTS, USEFUL, fitted, prospects, steps_until
 from adapter_lab.validation import advice
+from tests.support.settings import set_options
 
 HELD = ("optimizer.growth_rate=1.01", "optimizer.d0=1e-6")
 
 
 def config_of(*changes: str) -> TrainConfig:
-    return config_file.set_options(TrainConfig(), changes)
+    return set_options(TrainConfig(), changes)
 
 
 @pytest.mark.parametrize("steps", [8, 60, 200, 300, 1000, 4999, 5000, 8000, 100_000])

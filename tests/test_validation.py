@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 import pytest
 
-from adapter_lab import config_file
 from adapter_lab.config import (
     ALGORITHMS,
     OWN_OPTIMIZERS,
@@ -22,10 +21,11 @@ from adapter_lab.config import (
 )
 from adapter_lab.errors import ConfigError
 from adapter_lab.validation import advice, ignored_because, problems, validate, without_ignored
+from tests.support.settings import set_options
 
 
 def configured(*changes: str) -> TrainConfig:
-    return config_file.set_options(TrainConfig(), changes)
+    return set_options(TrainConfig(), changes)
 
 
 def complete(*changes: str) -> TrainConfig:

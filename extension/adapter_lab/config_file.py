@@ -132,15 +132,6 @@ def from_tables(tables: Mapping[str, Any], where: str, into: TrainConfig | None 
     return config
 
 
-def set_options(config: TrainConfig, changes: Iterable[str]) -> TrainConfig:
-    """A copy of `config` with `section.name=value` changes; see `parse_changes`."""
-    tables: dict[str, dict[str, Any]] = {}
-    for path, value in parse_changes(changes).items():
-        section, name = path.split(".")
-        tables.setdefault(section, {})[name] = value
-    return from_tables(tables, "--set", config)
-
-
 def parse_changes(changes: Iterable[str]) -> dict[str, Any]:
     """`section.name=value` texts as {"section.name": value}, each of its setting's type.
 

@@ -15,6 +15,7 @@ from adapter_lab.cli.options import chosen_config
 from adapter_lab.cli.parser import make_parser
 from adapter_lab.config import RuleConfig, SourceConfig, TrainConfig, flag_of, settings
 from adapter_lab.errors import ConfigError
+from tests.support.settings import set_options
 
 
 def parsed(*arguments: str) -> argparse.Namespace:
@@ -100,7 +101,7 @@ def test_flags_and_changes_set_what_they_name(arguments: list[str], path: str, v
     config = configured(*arguments)
     section, name = path.split(".")
     assert getattr(getattr(config, section), name) == value
-    changed = config_file.set_options(TrainConfig(), [])
+    changed = set_options(TrainConfig(), [])
     setattr(getattr(changed, section), name, value)
     assert config == changed
 

@@ -83,8 +83,15 @@ def test_items_and_entries_go_and_others_stay() -> None:
 
 
 def test_everything_is_undone_the_last_first() -> None:
-    hooks, done = Hooks(), []
+    done: list[int] = []
+
+    class Kept(dict[int, str]):
+        def pop(self, key: int, *default: Any) -> Any:
+            done.append(key)
+            return super().pop(key, *default)
+
+    hooks, kept = Hooks(), Kept()
     for number in range(3):
-        hooks.on_undo(lambda number=number: done.append(number))
+        hooks.set_item(kept, number, "ours")
     hooks.undo()
-    assert done == [2, 1, 0]
+    assert done == [2, 1, 0] and not kept

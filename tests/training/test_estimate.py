@@ -14,7 +14,6 @@ from adapter_lab.adapters.file import AdapterFile, file_bytes
 from adapter_lab.adapters.keys import targets
 from adapter_lab.cli import main
 from adapter_lab.config import OWN_OPTIMIZERS, OptimizerConfig, TrainConfig
-from adapter_lab.config_file import set_options
 from adapter_lab.errors import ConfigError
 from adapter_lab.presets import STUDY, preset
 from adapter_lab.training.bases import open_base
@@ -24,6 +23,7 @@ from adapter_lab.training.estimate.memory import CUBLAS_WORKSPACE, CUDA_CONTEXT,
 from adapter_lab.training.loop import train
 from adapter_lab.training.optim.optimizers import RateGroup, build_optimizer
 from adapter_lab.training.optim.state_size import state_bytes
+from tests.support.settings import set_options
 from tests.support.training import draw_pictures, tiny_config
 from tests.training.test_live_memory import allocated_peak
 

@@ -15,8 +15,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from adapter_lab.adapters.tensors import is_finite
-
 # Numbers of a weight that are computed at a time: on a CPU, and on devices that are slow to start and fast to run.
 BLOCK_ON_CPU, BLOCK = 2**18, 2**22
 
@@ -163,18 +161,6 @@ def scale_of(tensors: Tensors, dim: int) -> float:
     alpha = float(tensors["alpha"]) if "alpha" in tensors else dim
     scalar = float(tensors["scalar"]) if "scalar" in tensors else 1.0
     return scalar * alpha / dim
-
-
-def storable_alpha(scale: float, dim: int, dtype: torch.dtype) -> tuple[Tensor, float]:
-    """`alpha` for a file of this dtype, and the factor to put into one of the module's tensors beside it.
-
-    alpha / dim times the factor is `scale` exactly. alpha = scale * dim often has no exact value in fp16 or bf16, most
-    of all with rs_lora, and its rounding error would be in every weight; where it has one, the factor is 1.
-    """
-    alpha = torch.tensor(scale * dim, dtype=torch.float64).to(dtype)
-    if not float(alpha) or not is_finite(alpha):  # too small or too large for the dtype
-        alpha = torch.tensor(dim, dtype=torch.float64).to(dtype)
-    return alpha, scale * dim / float(alpha)
 
 
 def same_size(shape: tuple[int, ...], out: int, rest: int) -> bool:

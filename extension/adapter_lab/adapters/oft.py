@@ -101,11 +101,3 @@ def cayley_minus_identity(skew: Tensor) -> Tensor:
     """R - I for R = (I + Q)(I - Q)^-1, as 2 Q (I - Q)^-1 so that small rotations keep their precision."""
     identity = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
     return torch.linalg.solve(identity - skew, 2 * skew)
-
-
-def bounded_blocks(blocks: Tensor, bound: float) -> Tensor:
-    """Blocks that need no bound and give the same rotation as `blocks` with it: what a file should hold.
-
-    A reader that ignores the constraint, or takes alpha for something else, is then right too.
-    """
-    return blocks if bound <= 0 else generators(blocks, bound) / 2

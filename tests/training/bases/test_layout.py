@@ -9,7 +9,7 @@ import pytest
 
 from adapter_lab.adapters.layouts import UNET, family_of, text_encoder_parameters, unet_module_paths
 from adapter_lab.families import FAMILIES
-from adapter_lab.training.bases.layout import layout, meta_text_encoders, meta_unet, meta_vae
+from adapter_lab.training.bases.layout import layout
 from adapter_lab.training.bases.names import (
     VAE,
     clip_ldm_name,
@@ -19,6 +19,7 @@ from adapter_lab.training.bases.names import (
     vae_module_paths,
 )
 from tests.support.checkpoints import tiny_layout
+from tests.support.released import meta_text_encoders, meta_unet, meta_vae
 
 LAYOUTS = Path(__file__).parents[2] / "data" / "layouts"
 

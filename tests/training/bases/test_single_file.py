@@ -118,9 +118,9 @@ def test_saved_file_states_only_what_shapes_do_not_show(tmp_path: Path, saved) -
 
 
 def test_released_sizes_need_no_statement() -> None:
-    from adapter_lab.training.bases.layout import meta_text_encoders, meta_unet, meta_vae
     from adapter_lab.training.bases.ldm import ldm_state
     from adapter_lab.training.bases.writing import _overrides
+    from tests.support.released import meta_text_encoders, meta_unet, meta_vae
 
     for family in FAMILIES:
         unet, vae, encoders = meta_unet(family), meta_vae(family), meta_text_encoders(family)

@@ -68,10 +68,6 @@ class Hooks:
 
         self._undo.append(undo)
 
-    def on_undo(self, action: Callable[[], None]) -> None:
-        """Run `action` when everything is undone."""
-        self._undo.append(action)
-
     def undo(self) -> None:
         """Put everything back, the last first; a second call does nothing."""
         while self._undo:

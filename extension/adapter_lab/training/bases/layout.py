@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import cache, partial
 
-from torch import nn
-
 from adapter_lab.families import FAMILIES
 from adapter_lab.training.bases.ldm import ldm_state
 from adapter_lab.training.bases.modules import Config, new_text_encoder, new_unet, new_vae, without_weights
@@ -41,20 +39,3 @@ def _released(family: str) -> dict[str, tuple[int, ...]]:
 def layout(family: str) -> dict[str, tuple[int, ...]]:
     """Every tensor name of the released "sd15", "sd2" or "sdxl" single-file checkpoint, with its shape."""
     return dict(_released(family))
-
-
-def meta_unet(family: str) -> nn.Module:
-    """The released UNet of a family without weights, for shape and memory studies."""
-    return without_weights(lambda: new_unet(FAMILIES[family].unet))
-
-
-def meta_vae(family: str) -> nn.Module:
-    """The released VAE of a family without weights."""
-    return without_weights(lambda: new_vae(FAMILIES[family].vae))
-
-
-def meta_text_encoders(family: str) -> dict[str, nn.Module]:
-    """The released text encoders of a family ("te1", "te2") without weights."""
-    return {
-        part.key: without_weights(partial(new_text_encoder, part.config, part.pooled)) for part in FAMILIES[family].text
-    }

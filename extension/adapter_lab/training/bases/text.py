@@ -72,13 +72,6 @@ class TextEncoders:
         pooled = output.text_embeds.view(count, chunks, -1)[:, 0] if self.family.text_part(part).pooled else None
         return states.reshape(count, chunks * length, -1), pooled
 
-    def enable_checkpointing(self) -> None:
-        """Recompute activations in the backward pass, in train mode."""
-        for module in self.parts.values():
-            encoder: Any = module
-            # transformers 5 renamed it.
-            getattr(encoder, "activation_checkpointing_enable", encoder.gradient_checkpointing_enable)()
-
     def to(self, device: torch.device | str) -> TextEncoders:
         """Move the modules."""
         for module in self.parts.values():

@@ -46,11 +46,6 @@ class Item:
         return self.mask_path is not None or self.alpha_is_mask
 
     @property
-    def caption_raw(self) -> str:
-        """The first line of the caption as written, or the class tokens."""
-        return self.caption_lines[0] if self.caption_lines else ""
-
-    @property
     def plain_caption(self) -> str:
         """The caption with trigger, prefix and suffix, and nothing left to chance."""
         return self.source.rules.plain(self.caption_lines)

@@ -153,11 +153,6 @@ class AdapterLayer(nn.Module):
         """The module this layer adapts."""
         return self._base[0]
 
-    def put_on(self, module: nn.Module) -> None:
-        """Adapt another module with the same weight, such as the compressed form of the old one."""
-        self._base[0] = module
-        self.__dict__.pop("_operation", None)
-
     def run(self, base_forward: Callable[..., Tensor], x: Tensor, *rest: Any, **named: Any) -> Tensor:
         """The adapted forward, or the base's own where the network is disabled or this module dropped for the step."""
         if not self.switch() or self._dropped():
