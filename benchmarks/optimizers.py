@@ -318,7 +318,8 @@ def write(measured: dict[str, Any]) -> None:
     chosen = {
         name: {
             "rate": usual_rate(row),
-            "arguments": {n: v for n, v in row["arguments"].items() if n not in ("params", "lr")},
+            # A function cannot be written in a setting.
+            "arguments": {n: v for n, v in row["arguments"].items() if n not in ("params", "lr") and v[0] != "<"},
             "state": row["state"],
             "averages": row["averages"],
             "marks": row["marks"],

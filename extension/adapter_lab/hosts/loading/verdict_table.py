@@ -243,14 +243,14 @@ TABLE: tuple[Row, ...] = (
         "ComfyUI's names of the UNet",
         _named(COMFY_UNET),
         wrong={},
-        drop=dict.fromkeys(("classic", "a1111", "reforge"), UNKNOWN_KEYS),
+        drop=dict.fromkeys(("classic", "a1111"), UNKNOWN_KEYS),
         by_name=True,
     ),
     Row(
         "ComfyUI's names of text encoders",
         _named(COMFY_TEXT),
         wrong={},
-        drop=dict.fromkeys(("classic", "a1111", "forge", "reforge"), UNKNOWN_KEYS),
+        drop=dict.fromkeys(("classic", "a1111", "forge"), UNKNOWN_KEYS),
         by_name=True,
     ),
     Row(
