@@ -186,7 +186,7 @@ def write() -> str:
 
 _INTRODUCTION = """# What web UIs make of adapter files
 
-    WEBUI_DIR=... python benchmarks/truth_table.py measure classic    # and a1111, forge, neo
+    WEBUI_DIR=... python benchmarks/truth_table.py measure classic    # and a1111, forge, reforge, neo
     python benchmarks/truth_table.py write
 
 Written by `benchmarks/truth_table.py` from the raw results in [hosts/](hosts); the web UIs' own code was run.

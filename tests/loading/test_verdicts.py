@@ -80,11 +80,11 @@ MEASURED: dict[str, tuple[dict[str, dict[str, Tensor]], tuple[str, ...]]] = {
     "names of transformers 5": ({"lora_te1_encoder_layers_0_mlp_fc1": lora_with()}, (DROP,) * 5),
     "names of PEFT": ({"unet.down_blocks.0.attentions.0.proj_in": lora_with()}, (DROP,) * 5),
     "ComfyUI's names of the UNet": (
-        {"diffusion_model.input_blocks.1.1.proj_in": lora_with()}, (DROP, DROP, APPLY, DROP, APPLY)
+        {"diffusion_model.input_blocks.1.1.proj_in": lora_with()}, (DROP, DROP, APPLY, APPLY, APPLY)
     ),
     "ComfyUI's names of a text encoder": (
         {"text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1": lora_with()},
-        (DROP, DROP, DROP, DROP, APPLY),
+        (DROP, DROP, DROP, APPLY, APPLY),
     ),
     "names of kohya's OFT": ({"oft_unet_input_blocks_1_1_proj_in": random_tensors("diag-oft", (8, 8))}, (DROP,) * 5),
     "the projection of SDXL's second text encoder": (
