@@ -23,8 +23,8 @@ sys.path.insert(0, str(ROOT / "extension"))
 
 from adapter_lab.algorithms import ADAPTER_TYPES
 from adapter_lab.config import TrainConfig
+from adapter_lab.demo.dataset import write_demo_folder
 from adapter_lab.demo.evaluate import likeness_alone
-from adapter_lab.demo.folder import write_demo_folder
 from adapter_lab.demo.run import load_parts, with_adapter
 from adapter_lab.demo.toy_file import TOY_FILE, open_scorer
 from adapter_lab.prospects import fitted

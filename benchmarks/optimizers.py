@@ -56,7 +56,7 @@ TERMS = {
 
 
 class Problem:
-    """A loss of adapter parameters whose best value is known to be 0, drawn anew in every step."""
+    """A loss of adapter parameters whose best value is known to be 0, drawn again in every step."""
 
     def __init__(self, seed: int = 0, scale: float = 1.0) -> None:
         draw = torch.Generator().manual_seed(seed)

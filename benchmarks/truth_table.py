@@ -84,7 +84,7 @@ def measure(name: str, label: str) -> None:
 
 
 def measure_pictures(name: str) -> None:
-    """Make the pictures anew, with Adapter Lab, and foretell anew what the web UI alone does."""
+    """Make the pictures again, with Adapter Lab, and foretell again what the web UI alone does."""
     folder = Path(os.environ["WEBUI_DIR"])
     with tempfile.TemporaryDirectory() as temporary, started(folder, Path(temporary) / "console.txt") as web_ui:
         bench = Bench(web_ui)
@@ -296,7 +296,7 @@ def main() -> int:
     command = commands.add_parser("measure", help="measure the web UI of WEBUI_DIR")
     command.add_argument("name", choices=list(HOSTS))
     command.add_argument("--label", default="", help="what the table calls it")
-    command = commands.add_parser("pictures", help="make the pictures of WEBUI_DIR and what is foretold anew")
+    command = commands.add_parser("pictures", help="make the pictures of WEBUI_DIR and what is foretold again")
     command.add_argument("name", choices=list(HOSTS))
     commands.add_parser("write", help="write docs/hosts.md")
     options = parser.parse_args()

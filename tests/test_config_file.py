@@ -185,6 +185,8 @@ def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
         ('network.rules=[{match = "lora_te*", dim = 8}]', "network", "rules", [RuleConfig(match="lora_te*", dim=8)]),
         ('network.rules=[{"match": "a", "algo": "lokr"}]', "network", "rules", [RuleConfig(match="a", algo="lokr")]),
         ('dataset.sources={"folder": "x"}', "dataset", "sources", [SourceConfig(folder="x")]),
+        ("dataset.regularization_folder=x", "dataset", "regularisation_folder", "x"),
+        ('dataset.sources={"regularization": true}', "dataset", "sources", [SourceConfig(regularisation=True)]),
     ],
 )
 def test_changes_are_read_by_the_type_of_their_setting(change: str, section: str, name: str, value: Any) -> None:
@@ -211,6 +213,11 @@ def test_a_change_that_is_not_understood_is_refused(change: str, message: str) -
     with pytest.raises(ConfigError) as raised:
         set_options(TrainConfig(), [change])
     assert message in str(raised.value)
+
+
+def test_american_spelling_is_read_in_files_too() -> None:
+    read = config_file.loads('[dataset]\nregularization_folder = "x"\n[[dataset.sources]]\nregularization = true\n')
+    assert read.dataset.regularisation_folder == "x" and read.dataset.sources[0].regularisation
 
 
 def test_changes_leave_the_given_configuration_as_it_was() -> None:

@@ -181,7 +181,7 @@ def test_an_environment_without_hashes_in_its_locks_is_brought_up_to_date_in_pla
     (installation.runtime / "STATUS.json").write_text(json.dumps(values | {"steps": steps}))
     created = (installation.runtime / "pyvenv.cfg").stat().st_mtime_ns
     for wheel in installation.wheels.iterdir():
-        if "gradio" not in wheel.name:  # the only one whose folder is made anew
+        if "gradio" not in wheel.name:  # the only one whose folder is made again
             wheel.unlink()
     done = installation.run()
     assert done.returncode == 0, done.stdout + done.stderr

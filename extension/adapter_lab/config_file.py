@@ -26,6 +26,7 @@ from adapter_lab.config import (
 )
 from adapter_lab.errors import SHOWN, ConfigError, shown
 from adapter_lab.jsonio import LARGEST
+from adapter_lab.option import spelled
 
 HEADER = "Adapter Lab training configuration"
 
@@ -86,7 +87,7 @@ def load_run(path: Path) -> tuple[TrainConfig, list[str]]:
     owners = dict(sections())
     for section, table in list(tables.items()):
         known = _names(owners[section]) if section in owners else []
-        for name in [name for name in table if name not in known] if isinstance(table, dict) else []:
+        for name in [name for name in table if spelled(name) not in known] if isinstance(table, dict) else []:
             sentences.append(
                 f"{path} has {section}.{name}, which this release does not know: it is kept, but not used."
             )
@@ -143,6 +144,7 @@ def parse_changes(changes: Iterable[str]) -> dict[str, Any]:
     owners = dict(sections())
     for change in changes:
         path, equals, text = (part.strip() for part in change.partition("="))
+        path = spelled(path)
         section, dot, name = path.partition(".")
         if not equals or not dot:
             problems.append(f"{shown(change)} is not of the form section.name=value.")
@@ -208,7 +210,8 @@ def _inline(text: str) -> Any:
 def table_values(table: Mapping[str, Any], owner: type, where: str, problems: list[str]) -> dict[str, Any]:
     """The settings of a table as `owner` has them; what is wrong becomes sentences in `problems`, with `where`."""
     known, values = _names(owner), {}
-    for name, value in table.items():
+    for written, value in table.items():
+        name = written if written in known else spelled(written)
         if name not in known:
             problems.append(_unknown(f"{where}.{name}", name, known if "[" in where else ()))
         else:

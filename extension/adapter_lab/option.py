@@ -6,6 +6,11 @@ from dataclasses import field
 from typing import Any
 
 
+def spelled(name: str) -> str:
+    """A setting's name as it is spelled here, where it is written in American English."""
+    return name.replace("regulariz", "regularis")
+
+
 def option(
     default: Any,
     help: str,

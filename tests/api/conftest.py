@@ -18,7 +18,7 @@ from adapter_lab import config_file
 from adapter_lab.api import Context, attach
 from adapter_lab.config import TrainConfig
 from adapter_lab.runs.events import EventLog
-from adapter_lab.runs.folder import RunFolder
+from adapter_lab.runs.run_folder import RunFolder
 from adapter_lab.worker import Worker
 
 API = "/adapter-lab/v1"

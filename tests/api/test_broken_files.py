@@ -25,8 +25,8 @@ from adapter_lab.api.catalog import presets
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.runs.events import EventLog
-from adapter_lab.runs.folder import RunFolder
-from adapter_lab.study.record.state import Decision, RunState, StudyState, save_state
+from adapter_lab.runs.run_folder import RunFolder
+from adapter_lab.study.record.state import Decision, StudyState, TrainingState, save_state
 from adapter_lab.study.spec import file as study_file
 from adapter_lab.study.spec.definition import Study, Variant
 from adapter_lab.worker import Worker
@@ -127,7 +127,7 @@ def study_folder(root: Path, name: str) -> Path:
     study_file.write(study, folder / "study.toml")
     training_of(folder, "a-s1", 3)
     state = StudyState(
-        {"a-s1": RunState("running", "so", 1, "x")}, {"a": {"file_bytes": 3}}, [Decision("b", 1, 2.0, "worse")]
+        {"a-s1": TrainingState("running", "so", 1, "x")}, {"a": {"file_bytes": 3}}, [Decision("b", 1, 2.0, "worse")]
     )
     save_state(folder / "state.json", state)
     with EventLog(folder / "events.jsonl") as log:

@@ -17,7 +17,7 @@ from adapter_lab.api import in_host
 from adapter_lab.hosts import start
 from adapter_lab.hosts.families.unknown import UnknownHost
 from adapter_lab.hosts.families.webui import api_credentials, listens_beyond
-from adapter_lab.hosts.gpu_handover import Turns
+from adapter_lab.hosts.gpu_handover import GpuHandover
 from adapter_lab.hosts.settings import ASK, GO_ON, WAIT, Settings
 
 API = "/adapter-lab/v1"
@@ -53,7 +53,7 @@ def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
         vars(module).update(values)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(in_host, "_worker", [])
-    monkeypatch.setattr(in_host, "_turns", [])
+    monkeypatch.setattr(in_host, "_handover", [])
     return options
 
 
@@ -110,14 +110,14 @@ def test_a_web_ui_that_cannot_be_attached_to_goes_on(
     assert "attaching" in capsys.readouterr().out
 
 
-def _turns(host: Host, runs: list[Any], **chosen: Any) -> Turns:
-    return Turns(host, Settings(SimpleNamespace(**chosen)), lambda: runs[0] if runs else None)
+def _handover(host: Host, runs: list[Any], **chosen: Any) -> GpuHandover:
+    return GpuHandover(host, Settings(SimpleNamespace(**chosen)), lambda: runs[0] if runs else None)
 
 
 def test_a_training_gets_the_gpu_unless_told_otherwise(tmp_path: Path) -> None:
     host = Host(tmp_path)
-    _turns(host, []).give_gpu()
-    _turns(host, [], adapter_lab_free_gpu=False).give_gpu()
+    _handover(host, []).give_gpu()
+    _handover(host, [], adapter_lab_free_gpu=False).give_gpu()
     assert host.freed == 1
 
 
@@ -128,8 +128,8 @@ def _state() -> SimpleNamespace:
     return SimpleNamespace(interrupted=False, stopping_generation=False, textinfo=None)
 
 
-def _waits(turns: Turns, state: SimpleNamespace) -> threading.Thread:
-    waiting = threading.Thread(target=turns.wait, args=(state,), daemon=True)
+def _waits(handover: GpuHandover, state: SimpleNamespace) -> threading.Thread:
+    waiting = threading.Thread(target=handover.wait, args=(state,), daemon=True)
     waiting.start()
     time.sleep(0.3)
     return waiting
@@ -137,15 +137,15 @@ def _waits(turns: Turns, state: SimpleNamespace) -> threading.Thread:
 
 @pytest.mark.parametrize("chosen", [ASK, GO_ON])
 def test_pictures_are_made_while_training_unless_they_shall_wait(chosen: str, tmp_path: Path) -> None:
-    assert not _waits(_turns(Host(tmp_path), [RUN], adapter_lab_while_training=chosen), _state()).is_alive()
+    assert not _waits(_handover(Host(tmp_path), [RUN], adapter_lab_while_training=chosen), _state()).is_alive()
 
 
 @pytest.fixture
 def script_of(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Our script as a web UI has it, with turns that it takes."""
+    """Our script as a web UI has it, with handover that it takes."""
 
-    def make(turns: Turns, state: SimpleNamespace) -> Any:
-        monkeypatch.setattr(start, "_turns", [turns])
+    def make(handover: GpuHandover, state: SimpleNamespace) -> Any:
+        monkeypatch.setattr(start, "_handover", [handover])
         monkeypatch.setitem(sys.modules, "modules.shared", SimpleNamespace(state=state))
         scripts = SimpleNamespace(Script=object, AlwaysVisible="always")
         return start.script_class(scripts, None, None)()
@@ -159,7 +159,7 @@ def test_api_calls_have_nobody_to_ask_and_wait(
     chosen: str, waits: bool, is_img2img: bool, script_of: Any, tmp_path: Path
 ) -> None:
     runs, state = [RUN], _state()
-    script = script_of(_turns(Host(tmp_path), runs, adapter_lab_while_training=chosen), state)
+    script = script_of(_handover(Host(tmp_path), runs, adapter_lab_while_training=chosen), state)
     assert script.show(is_img2img) == "always"
     page, api = SimpleNamespace(), SimpleNamespace(is_api=True)
     begun = time.monotonic()
@@ -178,7 +178,7 @@ def test_api_calls_have_nobody_to_ask_and_wait(
 @pytest.mark.parametrize("how", ["the run ends", "another begins", "interrupted", "stopped"])
 def test_a_picture_waits_for_the_run_that_trains(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs, state = [RUN], _state()
-    waiting = _waits(_turns(Host(tmp_path), runs, adapter_lab_while_training=WAIT), state)
+    waiting = _waits(_handover(Host(tmp_path), runs, adapter_lab_while_training=WAIT), state)
     assert waiting.is_alive() and "cat (50%)" in state.textinfo and "cat has ended" in capsys.readouterr().out
     changes: dict[str, Any] = {
         "the run ends": runs.clear,
@@ -200,13 +200,13 @@ def test_a_picture_and_a_training_that_asks_for_the_gpu_do_not_wait_for_each_oth
                 super().free_gpu()
 
     host = Locked(tmp_path)
-    turns = _turns(host, [RUN], adapter_lab_while_training=WAIT)
+    handover = _handover(host, [RUN], adapter_lab_while_training=WAIT)
     with lock:
-        asking = threading.Thread(target=turns.give_gpu, daemon=True)
+        asking = threading.Thread(target=handover.give_gpu, daemon=True)
         asking.start()
         time.sleep(0.2)
         begun = time.monotonic()
-        turns.wait(_state())
+        handover.wait(_state())
         assert time.monotonic() - begun < 2
     asking.join(timeout=3)
     assert host.freed == 1

@@ -1,4 +1,4 @@
-"""Adapter files over HTTP: inspected, written anew, downloaded; every option is the command's own."""
+"""Adapter files over HTTP: inspected, written again, downloaded; every option is the command's own."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from adapter_lab.demo.folder import write_demo_folder
+from adapter_lab.demo.dataset import write_demo_folder
 from tests.support.browser import Page, Server, browser, environments
 
 

@@ -17,7 +17,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 from adapter_lab.api import Context, attach
 from adapter_lab.environment.status import ROOT
 from adapter_lab.runs.events import EventLog
-from adapter_lab.runs.folder import RunFolder
+from adapter_lab.runs.run_folder import RunFolder
 from adapter_lab.worker import Worker
 from tests.support.browser import wait_for
 

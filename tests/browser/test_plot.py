@@ -10,7 +10,7 @@ import pytest
 from adapter_lab import config_file
 from adapter_lab.config import TrainConfig
 from adapter_lab.runs.events import EventLog
-from adapter_lab.runs.folder import RunFolder
+from adapter_lab.runs.run_folder import RunFolder
 from tests.support.browser import Page, Server
 
 # What the tab finds of a web UI: txt2img's prompt, and the button that reads a picture's settings from it.

@@ -29,7 +29,7 @@ def test_train_watch_reload_stop_resume_and_see_the_file(page: Page, pictures: P
     before = page.step()
     page.driver.refresh()
     page.drawn()
-    page.wait(lambda: page.step() > before, "progress after the page was loaded anew")
+    page.wait(lambda: page.step() > before, "progress after the page was loaded again")
     page.click("#al-stop-save")
     page.wait_text("#al-state", "stopped")
     stopped = page.step()

@@ -52,7 +52,7 @@ return found ?? null;
 
 
 def press(page: Page, text: str, within: str = "#adapter_lab") -> None:
-    """Click the visible button with that text, which may be drawn anew or lie below a message meanwhile."""
+    """Click the visible button with that text, which may be drawn again or lie below a message meanwhile."""
     from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
 
     def pressed() -> bool:
@@ -193,7 +193,7 @@ def test_own_presets_are_kept_applied_and_removed(page: Page) -> None:
     page.wait(lambda: setting(page, "network.dim") != "7", "the defaults")
     page.driver.refresh()
     page.drawn()
-    page.wait(lambda: "mine" in page.text(".al-presets"), "the preset after the page was loaded anew")
+    page.wait(lambda: "mine" in page.text(".al-presets"), "the preset after the page was loaded again")
     choose_preset(page, "mine")
     press(page, "Use preset", ".al-presets")
     page.wait(lambda: setting(page, "network.dim") == "7", "its settings")

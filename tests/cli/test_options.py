@@ -86,6 +86,7 @@ def test_flags_are_unique_and_short() -> None:
         (["--betas", "0.9", "0.999"], "optimizer.betas", [0.9, 0.999]),
         (["--betas", "0.9,0.999"], "optimizer.betas", [0.9, 0.999]),
         (["--prompts", "a cat, sitting", "a dog"], "preview.prompts", ["a cat, sitting", "a dog"]),
+        (["--regularization-folder", "x"], "dataset.regularisation_folder", "x"),
         (["--prompts"], "preview.prompts", []),
         (["--base", "a=b.safetensors"], "base.checkpoint", "a=b.safetensors"),
         (["--set", "network.dim=8"], "network.dim", 8),

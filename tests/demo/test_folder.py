@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from adapter_lab.demo.folder import write_demo_folder
+from adapter_lab.demo.dataset import write_demo_folder
 from adapter_lab.errors import AdapterLabError
 
 

@@ -118,7 +118,7 @@ def test_the_next_picture_knows_what_is_in_the_weights_and_forgets_the_steps() -
         with ledger.patching("unet"):
             patch(patched, "unet", strength)
     patched.begin_picture()
-    assert report.summary() == "a: lokr, 4 of 4 modules, strength 0.2"  # as nothing was patched anew
+    assert report.summary() == "a: lokr, 4 of 4 modules, strength 0.2"  # as nothing was patched again
     clock.now = 0
     with ledger.patching("unet"):
         patch(patched, "unet", 1.0)

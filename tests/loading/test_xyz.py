@@ -33,7 +33,7 @@ class Plot:
         self.reload()
 
     def reload(self) -> None:
-        """What a web UI does when it starts and on "Reload UI": scripts anew, then their pages."""
+        """What a web UI does when it starts and on "Reload UI": scripts again, then their pages."""
         self.module, entry = make_module()
         self.scripts.scripts_data[:] = [entry]
         self.messages = self.axes.install()

@@ -74,6 +74,6 @@ def test_a_race_that_can_drop_nothing_says_why(
     found = remarks(study)
     assert any(words in sentence for sentence in found) if words else found == []
     if words:
-        from adapter_lab.study.record.folder import StudyFolder
+        from adapter_lab.study.record.study_folder import StudyFolder
 
         assert decide(study, StudyFolder(tmp_path), study.variants, 1) == []

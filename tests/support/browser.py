@@ -166,7 +166,7 @@ class Page:
         return self.wait(lambda: next(iter(self.all(selector)), None), selector)
 
     def text(self, selector: str) -> str:
-        """Text of the first element; a page that is being drawn anew has none."""
+        """Text of the first element; a page that is being drawn again has none."""
         return str(self.driver.execute_script(TEXT, selector))
 
     def wait(self, done: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:

@@ -12,8 +12,8 @@ from tests.support.host_cases import BLOCKS, CASES, EVERY_KIND, modules_at, writ
 from tests.support.host_measure import PROMPT, Bench
 from tests.support.webui import Picture
 
-# Kinds that most web UIs do not load rightly, and one that all do; each has two blocks of its own in the model, so that
-# they are measured in one picture.
+# Kinds that most web UIs do not load correctly, and one that all do; each has two blocks of its own in the model, so
+# that they are measured in one picture.
 FILES = ("own lokr factor 2 tucker", "own lora dora", "own diag-oft")
 PLAIN = "own lora"
 PLACES = {case: (number, 5 + number) for number, case in enumerate((*FILES, PLAIN))}

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from adapter_lab.study.analysis.results import Curve, Mean, PointSummary, Results, SavedPoint, Training, VariantResult
 from adapter_lab.study.pictures.store import picture_name, write_index
-from adapter_lab.study.record.folder import StudyFolder
+from adapter_lab.study.record.study_folder import StudyFolder
 from adapter_lab.study.spec.definition import Budget, General, Study, Variant, run_name
 from adapter_lab.study.spec.measured import ScorePrompt, Value
 

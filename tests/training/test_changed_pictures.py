@@ -60,7 +60,7 @@ def test_an_accepted_change_is_said_and_trained_on(run: Path) -> None:
     assert len(said) == 1 and "1 picture (1.png)" in said[0] and "bit for bit" in said[0]
 
 
-def test_an_acceptance_holds_where_the_next_sitting_saved_nothing(run: Path) -> None:
+def test_an_acceptance_holds_where_the_next_session_saved_nothing(run: Path) -> None:
     (run.parent / "pictures/1.txt").write_text("sks, corrected")
     kept = {path: path.read_bytes() for path in (run / "state").iterdir()}
     resume(run, MORE, accept_pictures=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from adapter_lab.errors import ConfigError
 from adapter_lab.training.forwards import butterfly, khatri_rao, kronecker, merged, rotation
 from adapter_lab.training.forwards.oftv2 import OFTv2Layer
-from adapter_lab.training.forwards.quantized import CompressedLayer, compress, quantize
+from adapter_lab.training.forwards.quantized import QuantizedLayer, compress, quantize
 from tests.support.adapter_cases import (
     CASES,
     LAYER_TYPES,
@@ -101,7 +101,7 @@ def test_adapters_on_8_bit_weights_equal_those_on_the_same_weights_stored_plainl
     case: str, layer_type: str, storage: str
 ) -> None:
     plain: Any = base_module(layer_type, True)
-    stored = CompressedLayer(plain, storage)
+    stored = QuantizedLayer(plain, storage)
     plain.weight.copy_(stored.dequantize(torch.float64))
     x = input_for(layer_type)
     torch.testing.assert_close(stored(x), plain(x))
@@ -145,7 +145,7 @@ def size_of(model: nn.Module) -> int:
 @pytest.mark.parametrize("layer_type", LAYER_TYPES)
 def test_a_compressed_layer_keeps_no_dequantised_weight_and_gives_the_inputs_gradient(layer_type: str) -> None:
     plain: Any = base_module(layer_type, True)
-    stored = CompressedLayer(plain, "int8")
+    stored = QuantizedLayer(plain, "int8")
     plain.weight.copy_(stored.dequantize(torch.float64))
     x = input_for(layer_type).requires_grad_()
     kept: list[Tensor] = []
@@ -159,7 +159,7 @@ def test_a_compressed_layer_keeps_no_dequantised_weight_and_gives_the_inputs_gra
 
 def test_an_unknown_storage_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot be stored as 'int4'; choose one of fp8, int8"):
-        CompressedLayer(nn.Linear(4, 4), "int4")
+        QuantizedLayer(nn.Linear(4, 4), "int4")
 
 
 def test_circular_padding_reaches_the_adapters_path() -> None:

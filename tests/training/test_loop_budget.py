@@ -14,8 +14,8 @@ import pytest
 
 from adapter_lab.config import NetworkConfig, RuleConfig, RunConfig, SaveConfig, SourceConfig, TrainConfig
 from adapter_lab.errors import AdapterLabError, ConfigError
-from adapter_lab.runs.folder import AdapterFiles, RunFolder, new_run_folder
-from adapter_lab.training.budget import Budget, SavingPoints, Stopwatch
+from adapter_lab.runs.run_folder import AdapterFiles, RunFolder, new_run_folder
+from adapter_lab.training.budget import RunBudget, SaveSchedule, Stopwatch
 from adapter_lab.training.device.slots import Slot
 from adapter_lab.training.interrupt import StopRequests
 from adapter_lab.training.output import metadata
@@ -36,7 +36,7 @@ from adapter_lab.training.output import metadata
     ],
 )
 def test_the_first_limit_reached_ends_a_run(limits, step, seconds, ended):
-    assert Budget.of(RunConfig(**limits), steps_per_epoch=7).ended(step, seconds) == ended
+    assert RunBudget.of(RunConfig(**limits), steps_per_epoch=7).ended(step, seconds) == ended
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_the_first_limit_reached_ends_a_run(limits, step, seconds, ended):
     ],
 )
 def test_progress_is_the_share_of_the_budget_nearest_its_end(limits, step, seconds, share):
-    assert Budget.of(RunConfig(**limits), steps_per_epoch=7).progress(step, seconds) == pytest.approx(share)
+    assert RunBudget.of(RunConfig(**limits), steps_per_epoch=7).progress(step, seconds) == pytest.approx(share)
 
 
 def test_saving_points_by_steps_epochs_and_minutes():
     def due(config: SaveConfig, seconds_per_step: float = 1.0) -> list[int]:
-        points = SavingPoints(config, steps_per_epoch=4)
+        points = SaveSchedule(config, steps_per_epoch=4)
         return [s for s in range(1, 13) if points.adapter_due(s, (s - 1) * seconds_per_step, s * seconds_per_step)]
 
     assert due(SaveConfig(every_steps=5)) == [5, 10]
@@ -64,7 +64,7 @@ def test_saving_points_by_steps_epochs_and_minutes():
     assert due(SaveConfig(every_minutes=0.1), seconds_per_step=2.5) == [3, 5, 8, 10, 12]
     assert due(SaveConfig(every_steps=6, every_epochs=1)) == [4, 6, 8, 12]
     assert due(SaveConfig()) == []
-    assert [s for s in range(1, 9) if SavingPoints(SaveConfig(state_every_steps=3), 4).state_due(s)] == [3, 6]
+    assert [s for s in range(1, 9) if SaveSchedule(SaveConfig(state_every_steps=3), 4).state_due(s)] == [3, 6]
 
 
 def test_the_stopwatch_counts_only_while_running():

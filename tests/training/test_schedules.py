@@ -10,7 +10,7 @@ from pytorch_optimizer.lr_scheduler.rex import REXScheduler
 from transformers import optimization
 
 from adapter_lab.config import SCHEDULES, OptimizerConfig, RunConfig, TrainConfig
-from adapter_lab.training.budget import Budget
+from adapter_lab.training.budget import RunBudget
 from adapter_lab.training.optim.schedules import schedule_factor
 from adapter_lab.validation import problems
 
@@ -92,7 +92,7 @@ def test_warm_up_as_a_share_is_the_same_number_of_steps(schedule: str, share: fl
 def test_every_schedule_follows_every_budget(schedule: str, limits: dict[str, Any]) -> None:
     """60 steps of 2 seconds, whatever of the three ends the run, have the same rates."""
     config = OptimizerConfig(schedule=schedule, warmup_ratio=0.1, min_lr_ratio=0.0, power=2.0, restarts=2)
-    budget = Budget.of(RunConfig(**limits), steps_per_epoch=10)
+    budget = RunBudget.of(RunConfig(**limits), steps_per_epoch=10)
     for step in range(60):
         assert not budget.ended(step, 2.0 * step)
         factor = schedule_factor(config, step, budget.progress(step, 2.0 * step), budget.total_steps)

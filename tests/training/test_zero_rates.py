@@ -10,7 +10,7 @@ from safetensors import safe_open
 from adapter_lab.adapters.keys import targets
 from adapter_lab.config import BaseConfig, NetworkConfig, RuleConfig, SourceConfig
 from adapter_lab.errors import DatasetError
-from adapter_lab.runs.folder import AdapterFiles
+from adapter_lab.runs.run_folder import AdapterFiles
 from adapter_lab.training.bases import open_base
 from adapter_lab.training.dataset import scan
 from adapter_lab.training.estimate.memory import estimate

@@ -19,7 +19,7 @@ from adapter_lab.study.running.runner import run as run_study
 from adapter_lab.study.spec.file import load as load_study
 from adapter_lab.training.loop import resume, train
 from adapter_lab.training.output.checkpoint import load_state
-from adapter_lab.worker.looking import Looking
+from adapter_lab.worker.queries import RunQueries
 from tests.support.study_runs import LOKR, InProcess
 from tests.support.training import events_of, losses_of, tiny_base, tiny_config
 from tests.upgrade.make import ROOT, TEXTS
@@ -56,7 +56,7 @@ def test_a_run_goes_on_as_in_the_release_that_began_it(left: Path) -> None:
 def test_a_finished_run_is_shown_and_compared(left: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(left / "run" / "adapters" / "old.safetensors")]) == 0
     assert "SD1.5" in capsys.readouterr().out
-    summary = Looking(left).run("run")
+    summary = RunQueries(left).run("run")
     assert (summary.state, summary.step, summary.algo) == ("finished", 2, "lora")
     assert [Path(entry["path"]).name for entry in summary.adapters] == ["old.safetensors"]
 

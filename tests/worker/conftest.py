@@ -73,7 +73,7 @@ def make_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     yield make
     for worker in made:
         worker.close()
-    for folder in [run.folder for run in made[0]._watched.all()] if made else ():
+    for folder in [run.folder for run in made[0]._index.all()] if made else ():
         with contextlib.suppress(Exception):
             if process.is_alive(folder):
                 process.kill(folder)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from adapter_lab import config_file
 from adapter_lab.runs.events import EventLog
-from adapter_lab.runs.folder import RunFolder
+from adapter_lab.runs.run_folder import RunFolder
 
 
 def main(arguments: list[str]) -> int:

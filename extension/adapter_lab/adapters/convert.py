@@ -111,7 +111,7 @@ def finish(writer: Writer, files: Sequence[AdapterFile]) -> None:
 def write_changed(
     writer: Writer, write: Callable[..., None], model: Base, file: AdapterFile, name: str, layer: Layer
 ) -> None:
-    """Write module `name` anew: its change of the weight by `write`, of the bias and of norms as they are."""
+    """Write module `name` again: its change of the weight by `write`, of the bias and of norms as they are."""
     if len(layer.shape) == 1 and file.has_weight(name):
         norm = file.load(name)
         writer.norm(layer.name, norm.delta(torch.zeros(layer.shape)), norm.bias_delta)

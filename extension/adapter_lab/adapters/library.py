@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from adapter_lab.adapters import remembered
+from adapter_lab.adapters import header_cache
 from adapter_lab.adapters.family import adapter_families, in_words
 from adapter_lab.adapters.file import AdapterFile
 from adapter_lab.adapters.kind import Kind, kind_of, labels
@@ -97,12 +97,12 @@ class Library:
         """The files as they are on disk now; only those that are new or have changed are read."""
         with self._lock:
             if self._known is None:
-                self._known = remembered.load(self.remembered, Entry) if self.remembered else {}
+                self._known = header_cache.load(self.remembered, Entry) if self.remembered else {}
             before, found = self.reads, dict(_files(folders))
             now = {path: self._entry(self._known.get(path), path, signature) for path, signature in found.items()}
             self._known = now
             if self.reads != before and self.remembered:
-                remembered.save(self.remembered, now)
+                header_cache.save(self.remembered, now)
             return Shelf(
                 [entry for _, entry in now.values() if entry is not None],
                 [path for path, (_, entry) in now.items() if entry is None],

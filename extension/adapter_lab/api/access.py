@@ -26,7 +26,7 @@ HEADER = "X-Adapter-Lab"
 READING = ("GET", "HEAD")
 
 
-async def let_in(request: Request, context: Context) -> None:
+async def authorize(request: Request, context: Context) -> None:
     """Raise NotLoggedIn or Refused where a request may not go on."""
     _same_site(request, context)
     _known_name(request, context)
@@ -147,6 +147,6 @@ def _own_names() -> tuple[str, ...]:
     return (name, f"{name}.local")
 
 
-def from_afar(request: Request, context: Context) -> bool:
+def is_remote(request: Request, context: Context) -> bool:
     """Whether others than this machine may have sent it: by how the server listens, or the name it was sent to."""
     return context.public() or host_name(request) in context.names()

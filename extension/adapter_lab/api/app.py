@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from adapter_lab import files
-from adapter_lab.api.access import PREFIX, from_afar, let_in
+from adapter_lab.api.access import PREFIX, authorize, is_remote
 from adapter_lab.api.answers import as_json
 from adapter_lab.api.call import KINDS, LARGEST_BODY, REQUIRED, Call, Parameter, body_of, checked, from_query
 from adapter_lab.api.context import Context
@@ -71,11 +71,11 @@ def make_router(context: Context) -> APIRouter:
 def _endpoint(route: Route, context: Context) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         try:
-            await let_in(request, context)
+            await authorize(request, context)
             values = checked(from_query(request.query_params, route.query), route.query)
             if route.method not in ("GET", "HEAD"):
                 values.update(checked(body_of(await _content(request)), route.body))
-            call = Call(request.path_params, values, from_afar(request, context), request.headers)
+            call = Call(request.path_params, values, is_remote(request, context), request.headers)
             check_parameters(context, call, (*route.query, *route.body))
             given = await in_thread(route.waits, route.handler, context, call)
             response = given if isinstance(given, Response) else _json(given)

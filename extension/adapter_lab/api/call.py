@@ -74,7 +74,7 @@ def _are_variants(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Kind:
+class ValueType:
     """What values of a kind are: a test of a JSON value, what it is called, its JSON schema, and how long it may be."""
 
     fits: Callable[[Any], bool]
@@ -109,30 +109,30 @@ def _is_number(value: Any) -> bool:
 
 
 TEXTS = {"type": "array", "items": {"type": "string"}}
-KINDS: dict[str, Kind] = {
-    "text": Kind(_is_text, "text", {"type": "string"}, 10_000),
-    "path": Kind(_is_text, "a path", {"type": "string"}, 4096),
-    "whole number": Kind(_is_whole, "a whole number", {"type": "integer"}),
-    "number": Kind(_is_number, "a number", {"type": "number"}),
-    "on or off": Kind(lambda value: isinstance(value, bool), "true or false", {"type": "boolean"}),
-    "whole numbers": Kind(
+KINDS: dict[str, ValueType] = {
+    "text": ValueType(_is_text, "text", {"type": "string"}, 10_000),
+    "path": ValueType(_is_text, "a path", {"type": "string"}, 4096),
+    "whole number": ValueType(_is_whole, "a whole number", {"type": "integer"}),
+    "number": ValueType(_is_number, "a number", {"type": "number"}),
+    "on or off": ValueType(lambda value: isinstance(value, bool), "true or false", {"type": "boolean"}),
+    "whole numbers": ValueType(
         _are_numbers, "a list of whole numbers", {"type": "array", "items": {"type": "integer"}}, 1000
     ),
-    "texts": Kind(_are_texts, "a list of texts", TEXTS, 1000),
-    "paths": Kind(_are_texts, "a list of paths", TEXTS, 1000),
-    "settings": Kind(
+    "texts": ValueType(_are_texts, "a list of texts", TEXTS, 1000),
+    "paths": ValueType(_are_texts, "a list of paths", TEXTS, 1000),
+    "settings": ValueType(
         lambda value: isinstance(value, dict),
         'an object such as {"network.dim": 16}',
         {"type": "object", "additionalProperties": True},
         MOST_SETTINGS,
     ),
-    "variants": Kind(
+    "variants": ValueType(
         _are_variants,
         'a list of objects {"name": text, "settings": {"network.dim": 16}}',
         {"type": "array", "items": _object(name="string", settings="object")},
         MOST_VARIANTS,
     ),
-    "files": Kind(
+    "files": ValueType(
         _is_files,
         'a list of objects {"name": text, "content": text}',
         {"type": "array", "items": _object(name="string", content="string")},

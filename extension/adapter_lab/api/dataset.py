@@ -46,7 +46,7 @@ def estimate(context: Context, call: Call) -> Any:
     config = understood(call["settings"])
     roots.check_settings(context, call.public, config)
     kind, options = ("estimate", []) if call["memory"] else ("file size", ["--no-memory"])
-    # A page that is loaded anew asks the same again.
+    # A page that is loaded again asks the same again.
     asked = (kind, config_file.dumps(config, only_changed=True), *map(_state, _read_files(config)))
     if (known := context.estimates.get(asked)) is not None:
         return known

@@ -11,11 +11,11 @@ from adapter_lab.api.context import Context
 from adapter_lab.environment.status import ROOT
 from adapter_lab.hosts.console import say
 from adapter_lab.hosts.families.webui import api_credentials, data_folder, import_api, listens_beyond, own_folders
-from adapter_lab.hosts.gpu_handover import Turns
+from adapter_lab.hosts.gpu_handover import GpuHandover
 from adapter_lab.hosts.guard import guarded
 from adapter_lab.hosts.protocol import Host
 from adapter_lab.hosts.settings import Settings
-from adapter_lab.hosts.start import running, take_turns
+from adapter_lab.hosts.start import running, use_handover
 from adapter_lab.worker import Worker
 
 TITLE, ELEMENT = "Adapter Lab", "adapter_lab_tab"
@@ -82,14 +82,14 @@ def _worker_for(root: Path, host: Host, settings: Settings) -> Worker:
         run = worker.active()
         if run is not None:
             say(f"the training of {run.name} goes on: {run.progress:.0%} done.")
-    _turns[:] = [Turns(host, settings, _worker[0].active)]
-    take_turns(_turns[0])
+    _handover[:] = [GpuHandover(host, settings, _worker[0].active)]
+    use_handover(_handover[0])
     return _worker[0]
 
 
-_turns: list[Turns] = []
+_handover: list[GpuHandover] = []
 
 
 def _give_gpu() -> None:
-    for turns in _turns:
-        turns.give_gpu()
+    for handover in _handover:
+        handover.give_gpu()

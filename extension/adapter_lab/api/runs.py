@@ -22,7 +22,7 @@ from adapter_lab.api.route import Route
 from adapter_lab.api.settings import from_flat
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError
-from adapter_lab.runs.folder import RunFolder
+from adapter_lab.runs.run_folder import RunFolder
 from adapter_lab.validation import Problem, problems
 
 MOST_LINES, MOST_POINTS = 5000, 5000

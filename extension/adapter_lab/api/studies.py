@@ -23,7 +23,7 @@ from adapter_lab.api.runs import WHEN, in_words, open_folder_of
 from adapter_lab.api.settings import understood
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError
-from adapter_lab.study.record.folder import StudyFolder
+from adapter_lab.study.record.study_folder import StudyFolder
 from adapter_lab.study.scores.settings import scorer_settings
 from adapter_lab.study.spec import file as study_file
 from adapter_lab.study.spec import variants as presets
@@ -328,7 +328,7 @@ ROUTES = (
         "GET",
         "/studies/{id}/report",
         report,
-        "The report of what a study has come to so far, written anew where there is something new.",
+        "The report of what a study has come to so far, written again where there is something new.",
         "the file",
         query=(Parameter("form", "text", "of the file", "html", tuple(FORMS)),),
         waits=True,

@@ -49,7 +49,11 @@ def _add_flag(group: Any, section: str, name: str, kind: Any, entry: dataclasses
         )
         if get_args(kind) in ((str,), (float,)):
             options["nargs"] = "*"
-    group.add_argument(flag_of(section, name), **options)
+    flag = flag_of(section, name)
+    group.add_argument(flag, **options)
+    american = flag.replace("regularis", "regulariz")
+    if american != flag:
+        group.add_argument(american, **{**options, "help": argparse.SUPPRESS})
 
 
 METAVARS: dict[Any, str] = {str: "TEXT", int: "N", float: "X", list[str]: "TEXT", list[float]: "X"}

@@ -114,7 +114,7 @@ def _convert(parser: argparse.ArgumentParser) -> None:
         "--for",
         dest="host",
         metavar="WEBUI",
-        help="what classic, a1111, forge, reforge or neo applies rightly without Adapter Lab: each module in its own "
+        help="what classic, a1111, forge, reforge or neo applies correctly without Adapter Lab: each module in its own "
         "algorithm where that will do, else as LoRA of the size given, else as a difference",
     )
     parser.add_argument(

@@ -131,7 +131,7 @@ def _folder_and_json(parser: argparse.ArgumentParser) -> None:
 def new(chosen: argparse.Namespace) -> int:
     """Write a study.toml."""
     from adapter_lab.study.planning.plan import plan
-    from adapter_lab.study.record.folder import StudyFolder
+    from adapter_lab.study.record.study_folder import StudyFolder
     from adapter_lab.study.spec import checks
     from adapter_lab.study.spec import file as study_file
     from adapter_lab.study.spec import variants as presets
@@ -180,7 +180,7 @@ def plan(chosen: argparse.Namespace) -> int:
     """Show what a study will come to."""
     from adapter_lab.study.executors.local import LocalExecutor
     from adapter_lab.study.planning.forecast import forecast
-    from adapter_lab.study.record.folder import StudyFolder
+    from adapter_lab.study.record.study_folder import StudyFolder
     from adapter_lab.study.spec import file as study_file
 
     folder = StudyFolder(Path(chosen.study))
@@ -214,7 +214,7 @@ def _planned_text(found: dict[str, Any]) -> str:
 
 def run(chosen: argparse.Namespace) -> int:
     """Run a study from the start."""
-    from adapter_lab.study.record.folder import StudyFolder
+    from adapter_lab.study.record.study_folder import StudyFolder
 
     folder = StudyFolder(Path(chosen.study))
     if chosen.study == "demo":
@@ -283,7 +283,7 @@ def prepare(chosen: argparse.Namespace) -> int:
     """Encode what all trainings of a study share."""
     from adapter_lab.cli.console import Console
     from adapter_lab.study.planning.plan import plan
-    from adapter_lab.study.record.folder import StudyFolder
+    from adapter_lab.study.record.study_folder import StudyFolder
     from adapter_lab.study.running.preparing import FOLDER, fill_caches
     from adapter_lab.study.spec import file as study_file
 

@@ -281,7 +281,7 @@ def ensure(with_tests: bool = False) -> Status:
 def maker(folder: Path) -> str:
     """The other interpreter that made the environment at `folder`, when it is still there; else nothing.
 
-    Only a web UI makes the environment anew for its own interpreter. What a person starts uses the environment that
+    Only a web UI makes the environment again for its own interpreter. What a person starts uses the environment that
     is there, through the interpreter it was made for, so that a host's torch stays shared.
     """
     interpreter = read_status(folder).interpreter

@@ -13,7 +13,7 @@ from adapter_lab.hosts.settings import ASK, WAIT, Settings
 LOOK_EVERY_SECONDS = 0.5
 
 
-class Turns:
+class GpuHandover:
     """`active()` is the summary (`id`, `name`, `progress`) of the run that trains or is being started, or None."""
 
     def __init__(self, host: Host, settings: Settings, active: Callable[[], Any]) -> None:

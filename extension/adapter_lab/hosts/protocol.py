@@ -46,4 +46,4 @@ class Host(Protocol):
         """The module of the X/Y/Z plot script, whose `AxisOption`s ours are made of; None if there is none."""
 
     def reset_caches(self) -> None:
-        """Forget what was applied and cached, so that the next generation reads every adapter file anew."""
+        """Forget what was applied and cached, so that the next generation reads every adapter file again."""

@@ -1,4 +1,4 @@
-"""Adapter files in the form that a web UI reads rightly by itself, for those who use it without Adapter Lab."""
+"""Adapter files in the form that a web UI reads correctly by itself, for those who use it without Adapter Lab."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _unscaled(adapter: GLoRA, older: Mapping[str, Tensor], layer: Layer) -> dict
 
 
 def _reads(host: str, file: AdapterFile, name: str, layer: Layer, form: Mapping[str, Tensor]) -> bool:
-    """Whether a web UI alone applies a module of this form rightly."""
+    """Whether a web UI alone applies a module of this form correctly."""
     infos = {suffix: TensorInfo(suffix, tuple(tensor.shape), tensor.dtype, 0, 0) for suffix, tensor in form.items()}
     written: Any = SimpleNamespace(modules={layer.name: infos}, options=FileOptions())
     written.outline = lambda name: adapter_from_tensors(form)

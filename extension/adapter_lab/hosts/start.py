@@ -10,7 +10,7 @@ from typing import Any
 from adapter_lab.hosts.console import say
 from adapter_lab.hosts.families.detect import detect
 from adapter_lab.hosts.families.webui import sampling_step
-from adapter_lab.hosts.gpu_handover import Turns
+from adapter_lab.hosts.gpu_handover import GpuHandover
 from adapter_lab.hosts.guard import guarded
 from adapter_lab.hosts.loading.infotext import begin_batch, end_batch
 from adapter_lab.hosts.loading.loader import Loader
@@ -20,7 +20,7 @@ from adapter_lab.hosts.settings import Settings, add_options
 from adapter_lab.hosts.xyz.axes import Axes
 
 _running: list[tuple[Host, Loader]] = []
-_turns: list[Turns] = []
+_handover: list[GpuHandover] = []
 _axes: list[Axes] = []
 
 
@@ -29,9 +29,9 @@ def running() -> tuple[Host, Loader] | None:
     return _running[0] if _running else None
 
 
-def take_turns(turns: Turns) -> None:
-    """Have generations ask `turns` before they begin, until the web UI unloads us."""
-    _turns[:] = [turns]
+def use_handover(handover: GpuHandover) -> None:
+    """Have generations ask `handover` before they begin, until the web UI unloads us."""
+    _handover[:] = [handover]
 
 
 def start() -> type | None:
@@ -70,7 +70,7 @@ def stop() -> None:
     """Undo everything, as "Reload UI" asks for before it loads scripts again."""
     while _axes:
         _axes.pop().remove()
-    _turns.clear()
+    _handover.clear()
     while _running:
         host, loader = _running.pop()
         host.remove_loader()
@@ -88,9 +88,9 @@ def script_class(scripts: Any, host: Host, loader: Loader) -> type:
             return scripts.AlwaysVisible
 
         def before_process(self, p: Any, *args: Any, **kwargs: Any) -> None:
-            for turns in _turns:
+            for handover in _handover:
                 with guarded("waiting for a training"):
-                    turns.wait(importlib.import_module("modules.shared").state, bool(getattr(p, "is_api", False)))
+                    handover.wait(importlib.import_module("modules.shared").state, bool(getattr(p, "is_api", False)))
 
         def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
             with guarded("patching what the prompt's adapters are to change"):

@@ -12,7 +12,7 @@ Tables = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Kind:
+class ForeignFile:
     """A kind of file: what it is called, how it is known, and what to do instead."""
 
     title: str
@@ -42,27 +42,27 @@ def _easy_scripts(tables: Tables) -> bool:
 _BY_HAND = "set up the adapter by hand in a configuration of ours"
 _ADAPTERS = "an adapter cannot be made of its settings"
 KINDS = (
-    Kind(
+    ForeignFile(
         "a configuration of Adapter Lab",
         _sections("base", "dataset", "network", "optimizer"),
         "give it to `adapter-lab train --config` as it is",
     ),
-    Kind(
+    ForeignFile(
         "a file of LoRA_Easy_Training_Scripts",
         _easy_scripts,
         "it writes sd-scripts' own two files, config.toml and dataset.toml, before a training: import these",
     ),
-    Kind("settings of OneTrainer", _has("training_method", "concept_file_name", "__version"), _BY_HAND),
-    Kind("settings of diffusion-pipe", _has("micro_batch_size_per_gpu", "transformer_dtype"), _BY_HAND),
-    Kind("settings of musubi-tuner", _has("dit", "dit_dtype"), _BY_HAND),
-    Kind("settings of SimpleTuner", _has("model_family", "--model_family", "data_backend_config"), _BY_HAND),
-    Kind(
+    ForeignFile("settings of OneTrainer", _has("training_method", "concept_file_name", "__version"), _BY_HAND),
+    ForeignFile("settings of diffusion-pipe", _has("micro_batch_size_per_gpu", "transformer_dtype"), _BY_HAND),
+    ForeignFile("settings of musubi-tuner", _has("dit", "dit_dtype"), _BY_HAND),
+    ForeignFile("settings of SimpleTuner", _has("model_family", "--model_family", "data_backend_config"), _BY_HAND),
+    ForeignFile(
         "settings of a textual inversion",
         _has("token_string", "init_word", "num_vectors_per_token", "use_style_template", "use_object_template"),
         "embeddings are not trained here",
     ),
-    Kind("settings of LECO", _has("leco_denoise_guidance_scale", "prompts_file"), _ADAPTERS),
-    Kind(
+    ForeignFile("settings of LECO", _has("leco_denoise_guidance_scale", "prompts_file"), _ADAPTERS),
+    ForeignFile(
         "settings of a fine-tuning of the whole model",
         _has(
             *("caption_metadata_filename", "latent_metadata_filename", "use_latent_files", "generate_image_buckets"),
@@ -70,7 +70,7 @@ KINDS = (
         ),
         _ADAPTERS,
     ),
-    Kind(
+    ForeignFile(
         "settings of a DreamBooth training of the whole model",
         _has(
             *("learning_rate_te", "learning_rate_te1", "learning_rate_te2", "block_lr", "fused_optimizer_groups"),
@@ -78,7 +78,7 @@ KINDS = (
         ),
         _ADAPTERS,
     ),
-    Kind(
+    ForeignFile(
         "settings of a ControlNet training",
         _has("controlnet_model_name_or_path", "cond_emb_dim"),
         "ControlNets are not trained here",

@@ -1,4 +1,4 @@
-"""What a resumed run may be told anew: how long, what is saved and shown, and where it computes."""
+"""What may be changed in a run that is resumed: how long, what is saved and shown, and where it computes."""
 
 from __future__ import annotations
 

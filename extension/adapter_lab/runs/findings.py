@@ -25,7 +25,7 @@ def findings(state: RunState, ended: bool = False) -> list[str]:
 
 
 def speed_collapse(state: RunState) -> str:
-    """A sentence where the last steps took more than three times as long as the fastest of this sitting; else ""."""
+    """A sentence where the last steps took more than three times as long as the fastest of this session; else ""."""
     now, best = state.seconds_per_step(), state.best_speed
     if now is None or best is None or len(state.series) < 2 * WINDOW or now <= COLLAPSED * best:
         return ""

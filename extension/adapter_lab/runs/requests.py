@@ -5,7 +5,7 @@ save-now      save an adapter and a state
 sample-now    make sample pictures
 prompts.json  list of the sample prompts from now on
 
-And one that the next sitting looks for when it begins:
+And one that the next session looks for when it begins:
 
 accept-pictures  go on although pictures or captions are not as they were
 """
@@ -48,7 +48,7 @@ def set_prompts(folder: Path, prompts: list[str]) -> None:
 
 
 def accept_pictures(folder: Path) -> None:
-    """Let the next sitting of the run in `folder` go on although pictures or captions have changed."""
+    """Let the next session of the run in `folder` go on although pictures or captions have changed."""
     _leave(folder, ACCEPT)
 
 
@@ -101,7 +101,7 @@ def take(folder: Path, names: frozenset[str]) -> Requested:
 
 
 def forget(folder: Path) -> None:
-    """Remove requests to stop, save or sample that were left by an earlier sitting."""
+    """Remove requests to stop, save or sample that were left by an earlier session."""
     for name in REQUESTS - {PROMPTS}:
         (folder / name).unlink(missing_ok=True)
 

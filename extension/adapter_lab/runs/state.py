@@ -29,7 +29,7 @@ class RunState:
         self.series = Series()
         self.name = self.algo = self.device = self.adapter_folder = ""
         self.started_at: float | None = None
-        self.sitting_at: float | None = None
+        self.session_at: float | None = None
         self.last_at: float | None = None
         self.total_steps = 0
         self.growth_rate: float | None = None
@@ -113,8 +113,8 @@ class RunState:
 
     def _begin(self, event: Event) -> None:
         self.phase, self.preparing, self.end = "preparing", None, None
-        self.sitting_at = event.get("time")
-        # Another sitting may compute elsewhere, beside other programs.
+        self.session_at = event.get("time")
+        # Another session may compute elsewhere, beside other programs.
         self.best_speed = None
 
     def _preparing(self, event: Event) -> None:

@@ -32,7 +32,7 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
-class Budget:
+class RunBudget:
     """When training ends; a limit of 0 is none, and the first limit reached ends it."""
 
     steps: int
@@ -41,7 +41,7 @@ class Budget:
     steps_per_epoch: int
 
     @classmethod
-    def of(cls, config: RunConfig, steps_per_epoch: int) -> Budget:
+    def of(cls, config: RunConfig, steps_per_epoch: int) -> RunBudget:
         """The budget of a run whose epochs have `steps_per_epoch` optimiser steps."""
         return cls(config.steps, config.epochs, config.minutes, steps_per_epoch)
 
@@ -74,7 +74,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class SavingPoints:
+class SaveSchedule:
     """After which steps an adapter and a state are saved."""
 
     config: SaveConfig

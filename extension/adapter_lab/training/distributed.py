@@ -35,11 +35,11 @@ class Team:
         return cls(accelerator.process_index, accelerator.num_processes)
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process decides and writes."""
         return self.rank == 0
 
-    def agree(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The first process's `value`, in every process."""
         if self.size == 1:
             return value
@@ -91,6 +91,6 @@ def is_team() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def is_follower() -> bool:
-    """Whether this process belongs to a team that another one leads."""
-    return is_team() and int(os.environ.get("RANK", "0")) > 0
+def is_main_process() -> bool:
+    """Whether this process is the only one of its run, or the first that a launcher started."""
+    return not is_team() or int(os.environ.get("RANK", "0")) == 0

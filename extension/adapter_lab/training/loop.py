@@ -19,9 +19,9 @@ from adapter_lab.errors import AdapterLabError, ConfigError
 from adapter_lab.runs import requests
 from adapter_lab.runs.changes import change
 from adapter_lab.runs.events import Event
-from adapter_lab.runs.folder import LOG, AdapterFiles, RunFolder, check_fresh, new_run_folder
+from adapter_lab.runs.run_folder import LOG, AdapterFiles, RunFolder, check_fresh, new_run_folder
 from adapter_lab.training.device.devices import brief, is_out_of_memory
-from adapter_lab.training.distributed import is_follower, is_team
+from adapter_lab.training.distributed import is_main_process, is_team
 from adapter_lab.training.interrupt import StopRequests
 from adapter_lab.training.optim.optimizers import check_available
 from adapter_lab.training.output.records import Records
@@ -43,7 +43,7 @@ def train(config: TrainConfig, run_folder: Path | None = None, on_event: OnEvent
     advice = validate(config)
     check_available(config.optimizer)
     _check_averages(config)
-    if is_follower():
+    if not is_main_process():
         return _follow(config, None, 0)
     if run_folder:
         check_fresh(run_folder)
@@ -74,7 +74,7 @@ def resume(
     change(config, changes or {})
     advice = [*unknown, *validate(config)]
     check_available(config.optimizer)
-    if is_follower():
+    if not is_main_process():
         return _follow(config, folder, until_point)
     if accept_pictures:
         requests.accept_pictures(folder.path)
@@ -95,7 +95,7 @@ def _run(
     until_point: int = 0,
     changes: Mapping[str, Any] | None = None,
 ) -> RunResult:
-    """One sitting of a run, with its log, its records and its end in words whatever happens."""
+    """One session of a run, with its log, its records and its end in words whatever happens."""
     with ExitStack() as stack:
         stack.enter_context(folder.claimed())
         stack.enter_context(folder.logging())
@@ -137,7 +137,7 @@ def _run(
 
 
 def _follow(config: TrainConfig, folder: RunFolder | None, until_point: int) -> RunResult:
-    """A sitting of a process that another one leads: what it writes does not stay."""
+    """A session of a process that is not the main one: what it writes does not stay."""
     with ExitStack() as stack:
         own = RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         records = Records(own)

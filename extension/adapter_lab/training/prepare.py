@@ -159,8 +159,8 @@ class Preparation:
         if config.cache_latents == "off" or not dataset.cacheable:
             if config.cache_latents != "off":
                 self.records.note(
-                    "Latents are not cached, because every use of a picture is cropped or coloured anew; the VAE stays "
-                    "in memory and encodes in each step, which takes longer."
+                    "Latents are not cached, because every use of a picture is cropped or coloured differently; the "
+                    "VAE stays in memory and encodes in each step, which takes longer."
                 )
             encode = functools.partial(_encode, vae.get(), self.machine.device)
             return lambda batches: encoded_batches(batches, encode, base.latents.scale)

@@ -10,7 +10,7 @@ from typing import Any
 from adapter_lab import files, jsonio
 from adapter_lab.config import TrainConfig, default_of, type_of
 from adapter_lab.errors import AdapterLabError
-from adapter_lab.runs.folder import RunFolder
+from adapter_lab.runs.run_folder import RunFolder
 from adapter_lab.training.dataset import Dataset
 from adapter_lab.training.dataset.changes import contents, differences
 from adapter_lab.training.output.checkpoint import TrainingState
@@ -45,7 +45,7 @@ def check_state(
     if PICTURES in changed:
         known = _remembered(folder.pictures)
         found = ", ".join(differences(known.get("pictures", {}), contents(dataset)))
-        # Or accepted before, by a sitting that saved no state of its own.
+        # Or accepted before, by a session that saved no state of its own.
         if acceptable and (accepted or known.get("fingerprint") == dataset.fingerprint):
             return (
                 f"The pictures or captions are not those of step {state.step} any more{found and f': {found}'}. As "

@@ -1,4 +1,4 @@
-"""One sitting of a run: prepare, train until the budget ends or a stop is asked for, save and show on the way."""
+"""One session of a run: prepare, train until the budget ends or a stop is asked for, save and show on the way."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from adapter_lab.errors import AdapterLabError
 from adapter_lab.prospects import fitted, known_steps, prospects
 from adapter_lab.runs.events import read_events
 from adapter_lab.runs.findings import findings
-from adapter_lab.runs.folder import LOG, AdapterFiles, RunFolder, remove_leftovers
 from adapter_lab.runs.requests import Requested, take_acceptance
+from adapter_lab.runs.run_folder import LOG, AdapterFiles, RunFolder, remove_leftovers
 from adapter_lab.runs.state import RunState
 from adapter_lab.sample_prompts import prompt_advice
 from adapter_lab.training.blame import blame
-from adapter_lab.training.budget import Budget, SavingPoints, Stopwatch
+from adapter_lab.training.budget import RunBudget, SaveSchedule, Stopwatch
 from adapter_lab.training.denoiser.latents import LatentBatch, plan_from, steps_with_latents
 from adapter_lab.training.denoiser.step import accumulate_gradients, drawn_times
 from adapter_lab.training.device.peak_memory import MemoryMeter
@@ -68,7 +68,7 @@ class RunResult:
 
 
 class Run:
-    """One sitting of a run, from the first phase to the last file."""
+    """One session of a run, from the first phase to the last file."""
 
     def __init__(
         self,
@@ -95,9 +95,9 @@ class Run:
         self.memory = MemoryMeter(self.machine.device)
         records.memory = self.memory.present
         self.files = AdapterFiles(config.run, folder.path)
-        self.accepted = self.team.leads and take_acceptance(folder.path)
+        self.accepted = self.team.is_main_process and take_acceptance(folder.path)
         self.state: TrainingState | None = None
-        if started_before and self.team.leads:
+        if started_before and self.team.is_main_process:
             remove_leftovers(folder, self.files)
         if started_before and states(folder.state):
             self.state, complaints = load_latest(folder.state)
@@ -106,7 +106,7 @@ class Run:
         self.started_at = self._announce(started_before)
 
     def _announce(self, started_before: bool) -> float:
-        """Write the first event of this sitting; returns when the run was first started."""
+        """Write the first event of this session; returns when the run was first started."""
         step = self.state.step if self.state else 0
         if started_before:
             begun = [event for event in read_events(self.folder.events) if event["event"] == "started"]
@@ -131,21 +131,21 @@ class Run:
         """Prepare, train, and sum up."""
         preparation = Preparation(self.config, self.machine, self.records, self.stop.reason)
         if self.team.size > 1:
-            if self.team.leads:
+            if self.team.is_main_process:
                 preparation.fill_caches()
-            self.team.agree("the caches are filled")
+            self.team.broadcast("the caches are filled")
         self.prepared = preparation.run()
         self.records.explain = functools.partial(blame, self.prepared)
         self._set_up(self.prepared)
         if self.state is not None:
             self._check_state(self.state)
-        if self.changes and self.team.leads:
+        if self.changes and self.team.is_main_process:
             config_file.change_lines(self.folder.config, self.config, self.changes)
         if self.state is not None:
             self.saver.restore(self.state)
-            if self.team.leads:
+            if self.team.is_main_process:
                 self._keep_earlier_end(self.state)
-        elif self.team.leads:
+        elif self.team.is_main_process:
             remember_pictures(self.folder, self.prepared.dataset)
         step, seconds = (self.state.step, self.state.seconds) if self.state else (0, 0.0)
         self.stopwatch = Stopwatch(seconds)
@@ -161,9 +161,9 @@ class Run:
         if start := self.optimizer.start:  # as the optimiser has it: a resumed run keeps what it began with
             LOG.info("Prodigy: %s.", ", ".join(f"{name} {value:.4g}" for name, value in start.items()))
         self.prepared.train(True)
-        if step == 0 and self.config.preview.baseline and self.team.leads:
+        if step == 0 and self.config.preview.baseline and self.team.is_main_process:
             self.feedback.show_baseline()
-        elif step > 0 and self.team.leads:
+        elif step > 0 and self.team.is_main_process:
             self._show_what_is_missing(step)
         step, reason = self.steps(step)
         return self._finish(step, reason, loading_peak)
@@ -172,12 +172,12 @@ class Run:
         """Raise AdapterLabError where the state does not belong to what is trained now, nor was that accepted."""
         dataset = self.prepared.dataset
         kept = [path for name in state.adapters if (path := self.files.folder / name).exists()]
-        accepted = self.team.agree(self.accepted)
+        accepted = self.team.broadcast(self.accepted)
         last = kept[-1] if kept else None
         said = check_state(state, self.saver.fingerprint, self.folder, dataset, accepted, last)
         if said:
             self.records.warning(said)
-            if self.team.leads:
+            if self.team.is_main_process:
                 remember_pictures(self.folder, dataset)
 
     def _keep_earlier_end(self, state: TrainingState) -> None:
@@ -205,8 +205,8 @@ class Run:
         config, base, dataset = self.config, prepared.base, prepared.dataset
         o = config.optimizer
         self.steps_per_epoch = -(-dataset.batches_per_epoch(config.run.batch_size) // o.gradient_accumulation)
-        self.budget = Budget.of(config.run, self.steps_per_epoch)
-        self.points = SavingPoints(config.save, self.steps_per_epoch)
+        self.budget = RunBudget.of(config.run, self.steps_per_epoch)
+        self.points = SaveSchedule(config.save, self.steps_per_epoch)
         for sentence in prospects(config, self.steps_per_epoch):
             if sentence not in prospects(config):  # which were said before the pictures were read
                 self.records.warning(sentence)
@@ -265,11 +265,11 @@ class Run:
                 self.one_step(batches, step)
             step += 1
             # Clocks differ, and so do moments at which a request is seen: the first process's count.
-            self.stopwatch.seconds = self.team.agree(self.stopwatch.seconds)
+            self.stopwatch.seconds = self.team.broadcast(self.stopwatch.seconds)
             ended = self.budget.ended(step, self.stopwatch.seconds)
             asked = self.stop.take()
-            stopped = "" if ended else self.team.agree(self.stop.reason()) or self._paused(step)
-            if not self.team.leads:
+            stopped = "" if ended else self.team.broadcast(self.stop.reason()) or self._paused(step)
+            if not self.team.is_main_process:
                 if stopped:
                     return step, stopped
                 continue
@@ -399,7 +399,7 @@ class Run:
         return result
 
     def _findings(self) -> list[str]:
-        """What the steps of all sittings show."""
+        """What the steps of all sessions show."""
         state = RunState()
         state.feed(read_events(self.folder.events))
         found = findings(state, ended=True)

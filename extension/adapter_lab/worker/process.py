@@ -16,8 +16,8 @@ import psutil
 from adapter_lab import files
 from adapter_lab.environment.pip import clean_environment
 from adapter_lab.errors import AdapterLabError, WriteError
-from adapter_lab.runs.folder import RunFolder, identity, living_process
-from adapter_lab.study.record.folder import StudyFolder
+from adapter_lab.runs.run_folder import RunFolder, identity, living_process
+from adapter_lab.study.record.study_folder import StudyFolder
 
 # A process that was started but not yet noted claims its folder within this time, or never will.
 GRACE_SECONDS = 60.0

@@ -12,10 +12,10 @@ from adapter_lab.config import TrainConfig
 from adapter_lab.environment.status import read_status, runtime_folder, runtime_python
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.runs import requests
-from adapter_lab.runs.folder import RunFolder
+from adapter_lab.runs.run_folder import RunFolder
 from adapter_lab.worker import process
 from adapter_lab.worker.queue import QueueFile, locked
-from adapter_lab.worker.watched import WatchedRuns
+from adapter_lab.worker.run_index import RunIndex
 
 LEAST_FREE_BYTES = 200 * 2**20
 START_LOCK_SECONDS = 5.0
@@ -25,9 +25,9 @@ class Starter:
     """Starts the runs of a root; `before_start` and `python` as the Worker's."""
 
     def __init__(
-        self, watched: WatchedRuns, queue: QueueFile, before_start: Callable[[], None], python: Path | None
+        self, watched: RunIndex, queue: QueueFile, before_start: Callable[[], None], python: Path | None
     ) -> None:
-        self._watched = watched
+        self._index = watched
         self._queue = queue
         self._before_start = before_start
         self._given_python = python
@@ -54,7 +54,7 @@ class Starter:
 
     def check_free(self, device: str) -> None:
         """Raise AdapterLabError where a run trains on the device."""
-        for run in self._watched.living():
+        for run in self._index.living():
             if _same_device(device, run.config):
                 raise AdapterLabError(
                     f"{run.folder.path.name} is training right now; wait, stop it, or add this run to the queue."
@@ -62,7 +62,7 @@ class Starter:
 
     def check_room(self) -> None:
         """Raise AdapterLabError where the runs folder cannot be used, or has too little room."""
-        root = self._watched.root
+        root = self._index.root
         try:
             root.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(root).free
@@ -87,7 +87,7 @@ class Starter:
     def start(self, folder: RunFolder) -> None:
         """As `start_now`, inside of `turn`."""
         python = self.python()
-        run = self._watched.get(folder.path.name)
+        run = self._index.get(folder.path.name)
         self.check_free(run.config.precision.device if run.config else "auto")
         process.announce(folder)
         try:

@@ -11,7 +11,6 @@ from typing import Any
 
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.runs.state import RunState
-from adapter_lab.study.record.folder import StudyFolder
 from adapter_lab.study.record.state import (
     DONE,
     DROPPED,
@@ -20,13 +19,14 @@ from adapter_lab.study.record.state import (
     RUNNING,
     SKIPPED,
     StudyState,
+    TrainingState,
     load_state,
 )
-from adapter_lab.study.record.state import RunState as Noted
+from adapter_lab.study.record.study_folder import StudyFolder
 from adapter_lab.study.spec import file as study_file
 from adapter_lab.study.spec.definition import Study, Variant, run_name
+from adapter_lab.worker.run_index import IndexedRun, RunIndex
 from adapter_lab.worker.summary import LIVING, kept_adapters, present_state
-from adapter_lab.worker.watched import WatchedRun, WatchedRuns
 
 KILLED = "killed"  # noted as running, but the study does not live
 ENDED = (DONE, DROPPED, FAILED, SKIPPED)
@@ -86,14 +86,14 @@ class _Training:
 
     name: str
     seed: int
-    noted: Noted
+    noted: TrainingState
     living: bool  # whether the study is
     state: RunState = field(default_factory=RunState)
     every_steps: int = 0
     every_minutes: float = 0.0
     total_steps: int = 0
 
-    def read(self, log: WatchedRun) -> None:
+    def read(self, log: IndexedRun) -> None:
         """Take over what its own folder says."""
         self.state = log.state
         if log.config is not None:
@@ -151,7 +151,7 @@ class StudyReader:
 
     def __init__(self, path: Path) -> None:
         self.folder = StudyFolder(path)
-        self._runs = WatchedRuns(self.folder.runs)
+        self._runs = RunIndex(self.folder.runs)
         # The plan, the file it was read from with its time, and why there is none: one value, for several threads.
         self._plan: tuple[tuple[Path, int] | None, Study | None, str] = (None, None, "")
 
@@ -172,7 +172,7 @@ class StudyReader:
             return self._plan[1:]
         return None, f"{self.folder.plan} is gone."
 
-    def detail(self, run: WatchedRun, queued: bool) -> StudyDetail:
+    def detail(self, run: IndexedRun, queued: bool) -> StudyDetail:
         """The study in full; `run` is its own folder."""
         word, message = present_state(run.folder, run.state, queued)
         planned, problem = self.study()
@@ -212,7 +212,7 @@ class StudyReader:
         found.rows = [_row(v, trainings[v.name], noted.predicted.get(v.name, {})) for v in study.variants]
         return found
 
-    def summary(self, run: WatchedRun, queued: bool) -> StudySummary:
+    def summary(self, run: IndexedRun, queued: bool) -> StudySummary:
         """The study in a line."""
         found = self.detail(run, queued)
         return StudySummary(**{entry.name: getattr(found, entry.name) for entry in fields(StudySummary)})
@@ -229,7 +229,7 @@ class StudyReader:
         for variant in study.variants:
             for seed in study.general.seeds:
                 name = run_name(variant, seed)
-                training = _Training(name, seed, noted.runs.get(name, Noted()), living)
+                training = _Training(name, seed, noted.runs.get(name, TrainingState()), living)
                 if name in logs:
                     training.read(logs[name])
                 found.setdefault(variant.name, []).append(training)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from adapter_lab.runs.findings import findings
-from adapter_lab.runs.folder import RunFolder
 from adapter_lab.runs.requests import STOP
+from adapter_lab.runs.run_folder import RunFolder
 from adapter_lab.runs.state import RunState, sample_files
 from adapter_lab.worker.process import is_starting
 
@@ -158,7 +158,7 @@ def present_state(folder: RunFolder, state: RunState, queued: bool) -> tuple[str
         return _living(state, starting)
     if queued:
         return "queued", "It waits in the queue."
-    # A sitting that ended before it wrote anything, such as one whose checkpoint is gone.
+    # A session that ended before it wrote anything, such as one whose checkpoint is gone.
     if mark is not None and mark["at"] > (state.last_at or 0):
         return _failed_to_start(folder, mark)
     if state.end is not None:

@@ -16,24 +16,24 @@ from adapter_lab.errors import AdapterLabError
 from adapter_lab.runs import requests
 from adapter_lab.runs.changes import change
 from adapter_lab.runs.events import EventLog
-from adapter_lab.runs.folder import AdapterFiles, RunFolder, new_run_folder
-from adapter_lab.study.record.folder import StudyFolder
+from adapter_lab.runs.run_folder import AdapterFiles, RunFolder, new_run_folder
+from adapter_lab.study.record.study_folder import StudyFolder
 from adapter_lab.study.spec import file as study_file
 from adapter_lab.study.spec.definition import Study
 from adapter_lab.validation import validate, without_ignored
 from adapter_lab.worker import process
-from adapter_lab.worker.advancing import Advancing
 from adapter_lab.worker.jobs import Jobs, OnLine
-from adapter_lab.worker.looking import Looking
+from adapter_lab.worker.queries import RunQueries
 from adapter_lab.worker.queue import Queue
+from adapter_lab.worker.run_index import IndexedRun
+from adapter_lab.worker.scheduler import Scheduler
 from adapter_lab.worker.starter import Starter
 from adapter_lab.worker.summary import LIVING, kept_adapters, present_state
-from adapter_lab.worker.watched import WatchedRun
 
 END_SECONDS = 10.0
 
 
-class Worker(Looking):
+class Worker(RunQueries):
     """Starts, watches and ends the runs below `root`, one at a time per device, and advances the queue.
 
     Several workers, in this or other programs, may share a root: what they know is on disk. `before_start` is called
@@ -49,8 +49,8 @@ class Worker(Looking):
         python: Path | None = None,
     ) -> None:
         super().__init__(root)
-        self._starter = Starter(self._watched, self._queue, before_start, python)
-        self._advancing = Advancing(self._watched, self._queue, self._starter, after_end)
+        self._starter = Starter(self._index, self._queue, before_start, python)
+        self._scheduler = Scheduler(self._index, self._queue, self._starter, after_end)
         self._jobs = Jobs(self._starter.python)
 
     # Starting
@@ -137,7 +137,7 @@ class Worker(Looking):
             self._starter.start_now(folder)
         else:
             self._queue.append(folder.path.name)
-        self._advancing.wake()
+        self._scheduler.wake()
 
     # Steering
 
@@ -149,13 +149,13 @@ class Worker(Looking):
             return
         process.kill(folder)
         self._starter.reap()
-        self._advancing.wake()
-        state = self._watched.get(run_id).state
+        self._scheduler.wake()
+        state = self._index.get(run_id).state
         if state.end is not None and state.phase == "":
             return  # it ended by itself meanwhile
         with contextlib.suppress(OSError), EventLog(folder.events) as log:
             kept = f"Resume goes on from step {state.state_step}." if state.state_step else "Nothing was saved yet."
-            if self._watched.get(run_id).is_study:
+            if self._index.get(run_id).is_study:
                 kept = "Resume goes on from what its trainings saved."
             log.write("stopped", message=f"Stopped at once, without saving. {kept}")
 
@@ -169,7 +169,7 @@ class Worker(Looking):
 
     def set_prompts(self, run_id: str, prompts: list[str]) -> None:
         """Give a run other sample prompts; one that does not train uses them when it is resumed."""
-        run = self._watched.get(run_id)
+        run = self._index.get(run_id)
         if process.is_alive(run.folder):
             requests.set_prompts(run.folder.path, prompts)
         elif run.config is None:
@@ -199,13 +199,13 @@ class Worker(Looking):
             raise AdapterLabError(f"{error.filename or folder} could not be deleted ({error.strerror}).") from error
 
     def _living(self, run_id: str) -> RunFolder:
-        folder = self._watched.get(run_id).folder
+        folder = self._index.get(run_id).folder
         if not process.is_alive(folder):
             raise AdapterLabError(f"{run_id} does not train any more.")
         return folder
 
-    def _ended(self, run_id: str) -> WatchedRun:
-        run = self._watched.get(run_id)
+    def _ended(self, run_id: str) -> IndexedRun:
+        run = self._index.get(run_id)
         patience = time.monotonic() + END_SECONDS
         # The last event comes before the process has given back all memory.
         while present_state(run.folder, run.state, False)[0] not in LIVING and time.monotonic() < patience:
@@ -213,7 +213,7 @@ class Worker(Looking):
             if not process.is_alive(run.folder):
                 return run
             time.sleep(0.1)
-            run = self._watched.get(run_id)
+            run = self._index.get(run_id)
         raise AdapterLabError(f"{run_id} is training right now; stop it first.")
 
     # The queue
@@ -221,8 +221,8 @@ class Worker(Looking):
     def queue(self) -> Queue:
         """What waits, whether it is paused, and what is active."""
         queue = self._queue.read()
-        queue.active = [run.folder.path.name for run in self._watched.living()]
-        queue.message = self._advancing.complaint or queue.message
+        queue.active = [run.folder.path.name for run in self._index.living()]
+        queue.message = self._scheduler.complaint or queue.message
         return queue
 
     def reorder(self, order: Sequence[str]) -> None:
@@ -235,8 +235,8 @@ class Worker(Looking):
         """Start no run from the queue until it is told to go on; a run that trains is not touched."""
         with self._queue.change() as queue:
             queue.paused, queue.message = bool(paused), ""
-        self._advancing.complaint = ""
-        self._advancing.wake()
+        self._scheduler.complaint = ""
+        self._scheduler.wake()
 
     def remove(self, run_id: str) -> None:
         """Take a run out of the queue; its folder stays."""
@@ -244,7 +244,7 @@ class Worker(Looking):
 
     def advance(self) -> str:
         """Start the next run of the queue whose device is free; returns its id, "" if none was started."""
-        return self._advancing.advance()
+        return self._scheduler.advance()
 
     # Jobs, and the background
 
@@ -258,11 +258,11 @@ class Worker(Looking):
 
     def start_background(self) -> None:
         """Advance the queue from now on in a thread of its own."""
-        self._advancing.begin()
+        self._scheduler.begin()
 
     def close(self) -> None:
         """End the thread and the jobs; runs go on."""
-        self._advancing.end()
+        self._scheduler.end()
         self._jobs.cancel()
 
 

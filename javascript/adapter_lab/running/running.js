@@ -132,7 +132,7 @@ class Running {
         this.header.draw(run);
         for (const panel of this.panels) panel.summary?.(run);
         const living = LIVING.includes(run.state);
-        // Stopped, or started from the queue: what is shown of it is read anew.
+        // Stopped, or started from the queue: what is shown of it is read again.
         if (this.visible && living !== this.living && this.living !== undefined) this.#load();
         if (this.living && !living) this.byHand = false; // seen to its end
         this.living = living;

@@ -1,4 +1,4 @@
-/** What the page knows: the server's truth, read anew after a reload and followed by events while it is looked at. */
+/** What the page knows: the server's truth, read again after a reload and followed by events while it is looked at. */
 
 /** @typedef {{id: string, folder: string, name: string, algo: string, state: string, step: number, total_steps: number,
  *   progress: number, started_at: number, ended_at: number, seconds_per_step: number, eta_seconds: number, loss: number,

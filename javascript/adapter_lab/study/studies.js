@@ -190,7 +190,7 @@ class StudyRow {
         this.#advise(detail);
     }
 
-    /** What to use, asked for once the study has ended, and anew after it went on. */
+    /** What to use, asked for once the study has ended, and again after it went on. */
     async #advise(detail) {
         const ended = !LIVING.includes(detail.state) && detail.state !== "queued" && detail.files > 0;
         const key = ended ? `${detail.ended_at} ${detail.ended}` : "";

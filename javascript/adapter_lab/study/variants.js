@@ -50,7 +50,7 @@ export function variantsPanel(app, draft) {
     return h("div", { class: "al-stack al-study-variants" }, presetButtons(app, draft), table, addBar(app, draft), productPart(app, draft));
 }
 
-/** Puts the focus back where it is now, once the table was drawn anew. @param {HTMLElement} body */
+/** Puts the focus back where it is now, once the table was drawn again. @param {HTMLElement} body */
 function focusPlace(body) {
     const cell = document.activeElement?.closest("td");
     if (!cell || !body.contains(cell)) return () => {};

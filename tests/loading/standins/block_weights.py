@@ -48,7 +48,7 @@ class BlockWeights:
             patches[key] = [(ratio(key.replace(".", "_")) * strength, *patch[1:]) for patch in known]
 
     def weigh_records(self, records: list[Any], ratio: Ratio, te: float, unet: float) -> None:
-        """Scale every module of the loaded files, name them anew, and set their strengths; A1111."""
+        """Scale every module of the loaded files, name them again, and set their strengths; A1111."""
         for number, record in enumerate(records):
             for key in record.modules.keys():  # noqa: SIM118, as it does
                 module = record.modules[key]
@@ -59,7 +59,7 @@ class BlockWeights:
             record.te_multiplier, record.unet_multiplier = te, unet
 
     def weigh_now(self, objects: Any, ratio: Ratio, strength: float) -> None:
-        """The same to the UNet in the middle of a picture, and have it patched anew; Forge's kin."""
+        """The same to the UNet in the middle of a picture, and have it patched again; Forge's kin."""
         if self.name == "classic":
             objects.unet.unpatch_model(device_to="cpu")
             self.weigh(objects, ratio, strength, ("unet",))

@@ -118,7 +118,7 @@ def put_back(layer: nn.Module) -> None:
 
 
 def mark_stale(models: Iterable[nn.Module]) -> None:
-    """Have every layer that is patched be patched anew when it runs next."""
+    """Have every layer that is patched be patched again when it runs next."""
     for model in models:
         for layer in model.modules():
             if layer.__dict__.get(PATCHED_WITH):

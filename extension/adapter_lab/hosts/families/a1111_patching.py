@@ -85,7 +85,7 @@ class Patching:
         return {step.plan.path for step in self.steps} - kept
 
     def follow_strengths(self, networks: Any, models: Iterable[nn.Module]) -> None:
-        """Patch anew what runs unseen, if other extensions have changed the strengths of the prompt's files since."""
+        """Patch again what runs unseen, if other extensions have changed the strengths of the prompt's files since."""
         if self._strengths != _strengths(networks):
             self.patch_what_runs_unseen(networks, models)
 

@@ -10,7 +10,7 @@ CACHES = ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc")
 
 
 def forget_conditions() -> None:
-    """Have the web UI encode the next prompt anew.
+    """Have the web UI encode the next prompt again.
 
     It knows its last prompts by their text alone, so a text encoder patched by a file that has changed since would go
     unnoticed.

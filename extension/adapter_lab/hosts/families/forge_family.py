@@ -73,7 +73,7 @@ class ForgeFamily(ABC):
         """
 
     def forget_patched(self, model: Any) -> None:  # noqa: B027, since most have nothing to forget
-        """Make the web UI patch the loaded model anew, also where it thinks that it has done so."""
+        """Make the web UI patch the loaded model again, also where it thinks that it has done so."""
 
     def file_names(self, names: dict[str, Any]) -> dict[str, Any]:
         """The web UI's map from names in adapter files to weights, with what it renames before it looks there."""
@@ -145,7 +145,7 @@ class ForgeFamily(ABC):
         self._loader = self._base = None
 
     def reset_caches(self) -> None:
-        """Forget what was applied and cached, so that the next generation reads every adapter file anew."""
+        """Forget what was applied and cached, so that the next generation reads every adapter file again."""
         reads = getattr(sys.modules.get("networks"), "load_lora_state_dict", None)
         clear = getattr(reads, "cache_clear", None)
         if clear is not None:

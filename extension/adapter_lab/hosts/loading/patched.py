@@ -45,7 +45,7 @@ class History:
             self.entries.append((step, strength))
 
     def begin_picture(self) -> None:
-        """Keep the strength the weight has now: it may be patched anew before the first step, or stay."""
+        """Keep the strength the weight has now: it may be patched again before the first step, or stay."""
         self.entries = [(0, strength) for _, strength in self.entries[-1:]]
 
 

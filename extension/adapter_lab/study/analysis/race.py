@@ -23,8 +23,8 @@ from adapter_lab.comparing.evidence import (
     spread_of,
     strength,
 )
-from adapter_lab.study.record.folder import StudyFolder
 from adapter_lab.study.record.state import Decision
+from adapter_lab.study.record.study_folder import StudyFolder
 from adapter_lab.study.record.trainings import TrainingRecord
 from adapter_lab.study.scores.store import read_scores
 from adapter_lab.study.spec.definition import Race, Study, Variant, run_name

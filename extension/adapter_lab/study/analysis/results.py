@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from adapter_lab.study.record.folder import StudyFolder
 from adapter_lab.study.record.state import (
     DONE,
     DROPPED,
@@ -18,10 +17,11 @@ from adapter_lab.study.record.state import (
     RUNNING,
     SKIPPED,
     Decision,
-    RunState,
     StudyState,
+    TrainingState,
     load_state,
 )
+from adapter_lab.study.record.study_folder import StudyFolder
 from adapter_lab.study.record.trainings import TrainingRecord, amount_of
 from adapter_lab.study.scores.store import read_scores
 from adapter_lab.study.spec import file as study_file
@@ -186,7 +186,7 @@ def _variant(study: Study, folder: StudyFolder, state: StudyState, variant: Vari
 
 def _training(study: Study, folder: StudyFolder, state: StudyState, variant: Variant, seed: int) -> Training:
     name = run_name(variant, seed)
-    record, known = TrainingRecord(folder.run(name)), state.runs.get(name, RunState())
+    record, known = TrainingRecord(folder.run(name)), state.runs.get(name, TrainingState())
     steps, end = record.steps, record.end or {}
     last = steps[-1]["step"] if steps else 0
     measured = [event["memory_bytes"] for event in steps]

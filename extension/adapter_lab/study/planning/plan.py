@@ -14,7 +14,7 @@ from adapter_lab.config import TrainConfig
 from adapter_lab.config_file import raise_all
 from adapter_lab.errors import AdapterLabError, ConfigError
 from adapter_lab.study.planning.sizes import of_size, parameters_of
-from adapter_lab.study.record.folder import StudyFolder
+from adapter_lab.study.record.study_folder import StudyFolder
 from adapter_lab.study.spec.checks import check, settings_of
 from adapter_lab.study.spec.definition import Budget, Study, Variant, run_name
 from adapter_lab.training.bases import open_base

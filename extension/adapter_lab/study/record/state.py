@@ -15,7 +15,7 @@ FORMAT = 1
 
 
 @dataclass
-class RunState:
+class TrainingState:
     """One training: its state, why in a sentence, how often it was started, and the plan it was started with."""
 
     state: str = QUEUED
@@ -41,15 +41,15 @@ class StudyState:
     `decided` is the last saving point at which the race compared variants.
     """
 
-    runs: dict[str, RunState] = field(default_factory=dict)
+    runs: dict[str, TrainingState] = field(default_factory=dict)
     predicted: dict[str, dict[str, Any]] = field(default_factory=dict)
     decisions: list[Decision] = field(default_factory=list)
     decided: int = 0
     finished: bool = False
 
-    def run(self, name: str) -> RunState:
+    def run(self, name: str) -> TrainingState:
         """The state of a training, queued if nothing is known of it."""
-        return self.runs.setdefault(name, RunState())
+        return self.runs.setdefault(name, TrainingState())
 
     def dropped(self) -> dict[str, int]:
         """Variants the race dropped, and after which saving point."""
@@ -67,7 +67,7 @@ def load_state(path: Path) -> StudyState:
         return StudyState()
     except (OSError, ValueError) as error:
         raise AdapterLabError(
-            f"{path} cannot be read ({error}); delete it to have it made anew from the run folders."
+            f"{path} cannot be read ({error}); delete it to have it made again from the run folders."
         ) from error
     if state is None:
         raise AdapterLabError(newer(str(path), release))

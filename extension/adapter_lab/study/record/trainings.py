@@ -12,11 +12,10 @@ from typing import Any
 from adapter_lab import config_file
 from adapter_lab.config import TrainConfig
 from adapter_lab.runs.events import Event, read_events
-from adapter_lab.runs.folder import RunFolder
-from adapter_lab.study.record.folder import StudyFolder
+from adapter_lab.runs.run_folder import RunFolder
+from adapter_lab.study.record.study_folder import StudyFolder
 from adapter_lab.study.spec.definition import Budget
-from adapter_lab.training.budget import Budget as TrainingBudget
-from adapter_lab.training.budget import SavingPoints
+from adapter_lab.training.budget import RunBudget, SaveSchedule
 
 # The log rounds seconds.
 ROUNDING = 2e-3
@@ -62,7 +61,7 @@ class TrainingRecord:
 
     @property
     def end(self) -> Event | None:
-        """The event with which its last sitting ended; None while it runs, and where it was killed."""
+        """The event with which its last session ended; None while it runs, and where it was killed."""
         last = self.events[-1] if self.events else None
         return last if last and last["event"] in ("finished", "failed") else None
 
@@ -72,12 +71,12 @@ class TrainingRecord:
         end, config = self.end, self.config
         if end is None or config is None or end["event"] != "finished" or "seconds" not in end:
             return False
-        budget = TrainingBudget(config.run.steps, 0, config.run.minutes, 1)
+        budget = RunBudget(config.run.steps, 0, config.run.minutes, 1)
         return bool(budget.ended(end["step"], end["seconds"] + ROUNDING))
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether its last sitting ended by itself: at the end, at a saving point, or when asked to stop."""
+        """Whether its last session ended by itself: at the end, at a saving point, or when asked to stop."""
         return self.end is not None and self.end["event"] == "finished"
 
     @cached_property
@@ -115,7 +114,7 @@ class TrainingRecord:
         """What was saved at saving points, in order; adapters saved because of a stop between them do not count."""
         if self.config is None:
             return []
-        points = SavingPoints(self.config.save, 1)
+        points = SaveSchedule(self.config.save, 1)
         found: dict[int, Saved] = {}
         files = {event["step"]: event for event in self.of_kind("saved")}
         before = (0, 0.0)
@@ -173,7 +172,7 @@ class TrainingRecord:
         return {part: entry["lr"] for part, entry in self.steps[index]["rates"].items()} if index >= 0 else {}
 
     def failure(self) -> str:
-        """Why its last sitting failed, as it said itself; "" if it did not say."""
+        """Why its last session failed, as it said itself; "" if it did not say."""
         end = self.end
         return str(end["message"]) if end is not None and end["event"] == "failed" else ""
 

@@ -14,7 +14,7 @@ from adapter_lab import files
 from adapter_lab.study.analysis.results import BASE, Results, Training, VariantResult
 from adapter_lab.study.pictures.grid import label_grid
 from adapter_lab.study.pictures.store import read_pictures
-from adapter_lab.study.record.folder import StudyFolder
+from adapter_lab.study.record.study_folder import StudyFolder
 from adapter_lab.study.spec.measured import ScorePrompt
 
 LARGEST_PROMPTS, LARGEST_COLUMNS = 6, 10

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapter_lab.config import TrainConfig, trained_network
-from adapter_lab.runs.folder import RunFolder
+from adapter_lab.runs.run_folder import RunFolder
 from adapter_lab.training.interrupt import StopRequests
 from adapter_lab.training.output.records import Records
 from adapter_lab.training.prepare import Machine, Preparation, StopEarly

@@ -19,12 +19,11 @@ from typing import Any
 from adapter_lab import config_file, files
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.runs.events import Event, EventLog
-from adapter_lab.runs.folder import RunFolder
+from adapter_lab.runs.run_folder import RunFolder
 from adapter_lab.study.analysis import race
 from adapter_lab.study.executors import Ended, Executor, Job
 from adapter_lab.study.executors.processes import CONSOLE
 from adapter_lab.study.planning.plan import PlannedRun, plan, predict
-from adapter_lab.study.record.folder import StudyFolder
 from adapter_lab.study.record.state import (
     DONE,
     DROPPED,
@@ -36,6 +35,7 @@ from adapter_lab.study.record.state import (
     load_state,
     save_state,
 )
+from adapter_lab.study.record.study_folder import StudyFolder
 from adapter_lab.study.record.trainings import TrainingRecord
 from adapter_lab.study.spec import checks
 from adapter_lab.study.spec import file as study_file
@@ -76,7 +76,7 @@ def run(
 
 
 class Runner:
-    """One sitting of a study."""
+    """One session of a study."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Runner:
         self.state = load_state(folder.state)
         self._plan_bytes = folder.plan.read_bytes()
         self._active: dict[str, Job] = {}
-        self._failed: set[str] = set()  # in this sitting, which does not try again
+        self._failed: set[str] = set()  # in this session, which does not try again
 
     def go(self, try_all: bool) -> StudyState:
         """Everything that is left to do."""
@@ -250,7 +250,7 @@ class Runner:
             self.log.write("paused", training=planned.name, reason=reason)
 
     def _wait_for_orphan(self, folder: Path) -> None:
-        """Wait until a training of an earlier sitting that was cut off has ended, which it does by itself."""
+        """Wait until a training of an earlier session that was cut off has ended, which it does by itself."""
         while RunFolder(folder).claimant():
             self._tick()
             time.sleep(0.2)

@@ -18,7 +18,7 @@ from adapter_lab.errors import AdapterLabError, ConfigError
 from adapter_lab.study.analysis.results import BASE, Results, load
 from adapter_lab.study.pictures.drawing import Drawer
 from adapter_lab.study.pictures.store import drawn_pictures, picture_name, write_index
-from adapter_lab.study.record.folder import StudyFolder
+from adapter_lab.study.record.study_folder import StudyFolder
 from adapter_lab.study.scores import Context, Scorer
 from adapter_lab.study.scores.embeddings import embedding_scorer
 from adapter_lab.study.scores.settings import PICTURES, PictureSettings, picture_settings

@@ -17,7 +17,7 @@ from adapter_lab.errors import ConfigError, FileFormatError
 from adapter_lab.families import FAMILIES, TEXT_PARTS, Family, LatentFormat, smaller_name
 from adapter_lab.training.bases.components import Component
 from adapter_lab.training.bases.detect import STATED, detect
-from adapter_lab.training.bases.folder import open_any, open_vae
+from adapter_lab.training.bases.diffusers_folder import open_any, open_vae
 from adapter_lab.training.bases.modules import new_text_encoder, new_unet, new_vae
 from adapter_lab.training.bases.single_file import Opened
 from adapter_lab.training.bases.text import TextEncoders, TextOutput

@@ -1,4 +1,4 @@
-"""Caches of encoded pictures and captions, keyed by all they depend on, so that a change of any makes them anew.
+"""Caches of encoded pictures and captions, keyed by all they depend on, so that a change of any makes them again.
 
 A mirrored picture has an entry of its own. A VAE's encoder is not mirror-symmetric (its downsampling pads right and
 below only, and nothing ties its filters to their mirror images), so a mirrored latent is not the latent of the mirrored

@@ -1,4 +1,4 @@
-"""What a run remembers of its pictures and captions, so that a later sitting can say which of them changed."""
+"""What a run remembers of its pictures and captions, so that a later session can say which of them changed."""
 
 from __future__ import annotations
 

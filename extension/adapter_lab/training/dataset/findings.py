@@ -8,8 +8,8 @@ from pathlib import Path
 
 from adapter_lab.config import DatasetConfig
 from adapter_lab.training.dataset.captions import unbalanced_braces
-from adapter_lab.training.dataset.folder import Listing
 from adapter_lab.training.dataset.samples import Item
+from adapter_lab.training.dataset.sources import Listing
 
 _EXAMPLES = 5
 _NEARLY_KOHYA = re.compile(r"^(\d{1,3})[ -]+(?=[^\W\d])")

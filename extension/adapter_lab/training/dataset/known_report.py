@@ -20,10 +20,10 @@ import PIL
 from adapter_lab import __version__, files, jsonio
 from adapter_lab.config import DatasetConfig
 from adapter_lab.errors import WriteError
-from adapter_lab.training.dataset.folder import MOST_WAYS, sources_of
 from adapter_lab.training.dataset.index import Progress
 from adapter_lab.training.dataset.report import BucketLine, DatasetReport, FolderLine
 from adapter_lab.training.dataset.scan import cache_folder, scan
+from adapter_lab.training.dataset.sources import MOST_WAYS, sources_of
 
 _NAME = "report.json"
 # Goes up whenever a report says something else of the same folder.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapter_lab.training.dataset.buckets import Placement, Size
-from adapter_lab.training.dataset.folder import Source
+from adapter_lab.training.dataset.sources import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,9 @@ from adapter_lab.training.dataset.buckets import Buckets
 from adapter_lab.training.dataset.captions import NO_CAPTION_IN_JSON, CaptionFile, read_caption
 from adapter_lab.training.dataset.dataset import Dataset
 from adapter_lab.training.dataset.findings import folder_findings, item_findings, remark_finding
-from adapter_lab.training.dataset.folder import (
+from adapter_lab.training.dataset.index import Looked, Progress, look_at
+from adapter_lab.training.dataset.samples import Item
+from adapter_lab.training.dataset.sources import (
     CACHE_FOLDER_NAME,
     FoundPicture,
     Listing,
@@ -24,8 +26,6 @@ from adapter_lab.training.dataset.folder import (
     list_source,
     sources_of,
 )
-from adapter_lab.training.dataset.index import Looked, Progress, look_at
-from adapter_lab.training.dataset.samples import Item
 
 
 def scan(config: DatasetConfig, resolution: int = 0, progress: Progress | None = None) -> Dataset:

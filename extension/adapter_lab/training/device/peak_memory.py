@@ -31,7 +31,7 @@ class MemoryMeter:
         self._start = self._process.memory_info().rss
 
     def begin_phase(self) -> int:
-        """Count the peak anew from here, still above the same start; returns the peak until now."""
+        """Count the peak again from here, still above the same start; returns the peak until now."""
         before = self.peak()
         self._highest = 0
         if self._device.type == "cuda":

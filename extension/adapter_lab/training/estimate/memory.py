@@ -13,7 +13,7 @@ from adapter_lab.errors import ConfigError
 from adapter_lab.families import FAMILIES
 from adapter_lab.prospects import prospects
 from adapter_lab.training.bases.base import Base, open_base
-from adapter_lab.training.budget import Budget
+from adapter_lab.training.budget import RunBudget
 from adapter_lab.training.dataset import largest_resolution, scan
 from adapter_lab.training.device.devices import FORMATS
 from adapter_lab.training.estimate.dry_run import DryRun, released_base
@@ -134,7 +134,7 @@ def _metadata(config: TrainConfig, base: Base, entries: dict[str, str], steps_pe
     """The last file's metadata: with what the base and the pictures add where they are given."""
     steps_per_epoch = steps_per_epoch or 1
     largest = largest_resolution(config.dataset, base.resolution)
-    total = Budget.of(config.run, steps_per_epoch).total_steps
+    total = RunBudget.of(config.run, steps_per_epoch).total_steps
     run = f"{config.run.name}-00000000-000000"  # as long as the name of a run folder
     known = base.metadata() if config.base.checkpoint else {}
     describe = describe_adapter(config, run, known, entries, largest, total, steps_per_epoch, metadata.run_clock())

@@ -297,7 +297,7 @@ def stand_in(spec: LayerSpec, device: str) -> nn.Module:
 
 
 def lycoris() -> Any:
-    """LyCORIS's module classes, held to plain torch kernels: a compiled one would be chosen anew for every call."""
+    """LyCORIS's module classes, held to plain torch kernels: a compiled one would be chosen again for every call."""
     os.environ.setdefault("LYCORIS_KERNEL_BACKEND", "torch")
     import logging
 

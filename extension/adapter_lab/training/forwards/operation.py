@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapter_lab.errors import ConfigError
-from adapter_lab.training.forwards.quantized import CompressedLayer
+from adapter_lab.training.forwards.quantized import QuantizedLayer
 
 
 class Operation:
@@ -22,7 +22,7 @@ class Operation:
 
     def __init__(self, module: nn.Module, name: str = "") -> None:
         self.module = module
-        self.compressed = module if isinstance(module, CompressedLayer) else None
+        self.compressed = module if isinstance(module, QuantizedLayer) else None
         self.is_conv = self.compressed.is_conv if self.compressed else isinstance(module, nn.Conv2d)
         if not self.is_conv and not isinstance(module, nn.Linear) and not self.compressed:
             raise ConfigError(f"Module {name} is a {type(module).__name__}, which no adapter can be put on.")

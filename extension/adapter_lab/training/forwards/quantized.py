@@ -20,7 +20,7 @@ FP8_LARGEST = 448.0
 STORAGES = ("fp8", "int8")
 
 
-class CompressedLayer(nn.Module):
+class QuantizedLayer(nn.Module):
     """A frozen Linear or Conv2d whose weight is stored in one byte per value.
 
     The buffers hold raw bytes in integer dtypes: `module.to(torch.bfloat16)` converts floating-point buffers, and
@@ -123,20 +123,20 @@ def quantize(weight: Tensor, storage: str) -> tuple[Tensor, Tensor]:
 
 def compress(
     model: nn.Module, storage: str, wanted: Callable[[str, nn.Module], bool] | None = None
-) -> dict[nn.Module, CompressedLayer]:
+) -> dict[nn.Module, QuantizedLayer]:
     """Replace the Linear and Conv2d layers of a frozen model by compressed ones; returns what replaced what.
 
     `wanted(path, layer)` chooses layers; by default those whose weight has more than 2^14 values. Replaced layers
     keep their forward hooks' owner, the parent module, so paths stay as they are.
     """
-    replaced: dict[nn.Module, CompressedLayer] = {}
+    replaced: dict[nn.Module, QuantizedLayer] = {}
     for path, parent in list(model.named_modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) not in (nn.Linear, nn.Conv2d) or (isinstance(layer, nn.Conv2d) and layer.groups != 1):
                 continue
             full_path = f"{path}.{name}" if path else name
             if wanted(full_path, layer) if wanted else layer.weight.numel() > 2**14:
-                replaced[layer] = CompressedLayer(layer, storage)
+                replaced[layer] = QuantizedLayer(layer, storage)
                 setattr(parent, name, replaced[layer])
     return replaced
 
@@ -145,7 +145,7 @@ class _FrozenProduct(torch.autograd.Function):
     """y = W x + b with a compressed W: saves nothing in forward, dequantises W again in backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: CompressedLayer, padding: Any, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: QuantizedLayer, padding: Any, bias: Tensor | None) -> Tensor:
         ctx.layer, ctx.padding, ctx.x_shape = layer, padding, x.shape
         weight = layer.dequantize(x.dtype)
         if not layer.is_conv:

@@ -12,7 +12,7 @@ from adapter_lab.adapters.file import AdapterFile
 from adapter_lab.adapters.keys import Target, resolve
 from adapter_lab.adapters.strength import file_and_strength
 from adapter_lab.errors import ConfigError
-from adapter_lab.training.forwards.quantized import CompressedLayer
+from adapter_lab.training.forwards.quantized import QuantizedLayer
 from adapter_lab.training.network.modules import find_module
 from adapter_lab.training.network.plan import LayerPlan
 
@@ -132,7 +132,7 @@ def add_frozen_adapters(entries: Iterable[str], targets: Mapping[str, Target], p
 @torch.no_grad()
 def _add(file: AdapterFile, name: str, target: Target, part: nn.Module, strength: float) -> None:
     module = find_module(part, target)
-    if isinstance(module, CompressedLayer):
+    if isinstance(module, QuantizedLayer):
         raise ConfigError(f"Frozen adapters must be added before {target.name} is stored in 8 bits.")
     adapter = file.load(name)
     if not adapter.fits(target.shape):

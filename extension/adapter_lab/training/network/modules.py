@@ -8,7 +8,7 @@ from torch import nn
 
 from adapter_lab.adapters.keys import Target
 from adapter_lab.errors import ConfigError
-from adapter_lab.training.forwards.quantized import CompressedLayer
+from adapter_lab.training.forwards.quantized import QuantizedLayer
 
 
 def find_module(part: nn.Module, target: Target) -> nn.Module:
@@ -22,7 +22,7 @@ def find_module(part: nn.Module, target: Target) -> nn.Module:
         except AttributeError:
             continue
         weight: Any = getattr(module, "weight", None)
-        shape = module.shape if isinstance(module, CompressedLayer) else tuple(weight.shape)
+        shape = module.shape if isinstance(module, QuantizedLayer) else tuple(weight.shape)
         if shape != tuple(target.shape):
             raise ConfigError(f"Module {target.name} of the loaded model is {shape}, not {tuple(target.shape)}.")
         return module

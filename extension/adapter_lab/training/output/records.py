@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from adapter_lab.errors import TrainingStopped
 from adapter_lab.runs.events import Event, EventLog
-from adapter_lab.runs.folder import LOG, RunFolder
+from adapter_lab.runs.run_folder import LOG, RunFolder
 from adapter_lab.training.device.deferred import DeferredValues
 from adapter_lab.training.objective.loss_statistics import LossStatistics
 

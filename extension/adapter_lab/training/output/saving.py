@@ -15,7 +15,7 @@ from adapter_lab import config_file
 from adapter_lab.adapters.file import AdapterFile, save_adapter
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import FileFormatError, TrainingStopped
-from adapter_lab.runs.folder import AdapterFiles, RunFolder
+from adapter_lab.runs.run_folder import AdapterFiles, RunFolder
 from adapter_lab.training.device.devices import FORMATS
 from adapter_lab.training.optim.ema import MovingAverage
 from adapter_lab.training.optim.optimizers import OptimizerSet

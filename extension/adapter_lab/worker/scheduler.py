@@ -8,21 +8,21 @@ import threading
 from collections.abc import Callable
 
 from adapter_lab.errors import AdapterLabError
-from adapter_lab.runs.folder import RunFolder
+from adapter_lab.runs.run_folder import RunFolder
 from adapter_lab.worker import process
 from adapter_lab.worker.queue import QueueFile
+from adapter_lab.worker.run_index import RunIndex
 from adapter_lab.worker.starter import Starter
-from adapter_lab.worker.watched import WatchedRuns
 
 LOG = logging.getLogger("adapter_lab")
 LOOK_SECONDS = 1.0
 
 
-class Advancing:
+class Scheduler:
     """Starts the runs of a queue; `after_end` as the Worker's. `complaint` says why it cannot go on."""
 
-    def __init__(self, watched: WatchedRuns, queue: QueueFile, starter: Starter, after_end: Callable[[], None]) -> None:
-        self._watched = watched
+    def __init__(self, watched: RunIndex, queue: QueueFile, starter: Starter, after_end: Callable[[], None]) -> None:
+        self._index = watched
         self._queue = queue
         self._starter = starter
         self._after_end = after_end
@@ -38,7 +38,7 @@ class Advancing:
         if queue.order and not queue.paused:
             with self._starter.turn(0) as had:
                 started = self._start_next() if had else ""
-        if self._starter.has_started and not started and none_left and not self._watched.living():
+        if self._starter.has_started and not started and none_left and not self._index.living():
             self._starter.has_started = False
             self._after_end()
         return started
@@ -46,7 +46,7 @@ class Advancing:
     def _start_next(self) -> str:
         for run_id in self._queue.read().order:
             try:
-                run = self._watched.get(run_id)
+                run = self._index.get(run_id)
             except AdapterLabError as error:
                 LOG.warning("The queue goes on without a run: %s", error)
                 self._queue.remove(run_id)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adapter_lab.runs import remembered
+from adapter_lab.runs import state_cache
 from adapter_lab.runs.events import EventLog
 from adapter_lab.runs.read import Tail
 from adapter_lab.runs.state import RunState
@@ -42,12 +42,12 @@ def kept(tmp_path: Path) -> Path:
     """A log that was read and kept up to here."""
     path = tmp_path / "events.jsonl"
     write_log(path, 40)
-    remembered.keep(path, *read(path))
+    state_cache.keep(path, *read(path))
     return path
 
 
 def test_a_state_that_was_kept_is_the_same_and_goes_on_as_one_that_was_not(kept: Path) -> None:
-    state, offset = remembered.recall(kept)
+    state, offset = state_cache.recall(kept)
     assert offset == kept.stat().st_size and same(state, read(kept)[0])
     with EventLog(kept) as log:
         log.write("resumed", step=30)
@@ -61,7 +61,7 @@ def test_a_state_that_was_kept_is_the_same_and_goes_on_as_one_that_was_not(kept:
 def test_a_line_torn_after_it_was_kept_costs_only_itself(kept: Path) -> None:
     with kept.open("a") as file:
         file.write('{"event":"step","st')
-    state, offset = remembered.recall(kept)
+    state, offset = state_cache.recall(kept)
     assert state.step == 40 and Tail(kept, offset).read() == []
     with EventLog(kept) as log:
         log.write("step", step=41, loss=1.0)
@@ -77,21 +77,21 @@ def test_a_log_written_anew_or_cut_is_read_from_its_start(kept: Path) -> None:
         b"",
     ):
         kept.write_bytes(content)
-        assert remembered.recall(kept)[1] == 0
+        assert state_cache.recall(kept)[1] == 0
     kept.write_bytes(whole)
-    assert remembered.recall(kept)[1] == len(whole)
+    assert state_cache.recall(kept)[1] == len(whole)
     kept.unlink()
-    assert remembered.recall(kept)[1] == 0
+    assert state_cache.recall(kept)[1] == 0
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other", "pickled", "version", "columns"])
 def test_a_damaged_or_foreign_file_is_passed_over(kept: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 
-    path = kept.with_name(remembered.FILE)
+    path = kept.with_name(state_cache.FILE)
     data = path.read_bytes()
     if damage == "version":
-        monkeypatch.setattr(remembered, "VERSION", remembered.VERSION + 1)
+        monkeypatch.setattr(state_cache, "VERSION", state_cache.VERSION + 1)
     elif damage == "columns":
         arrays = dict(np.load(path))
         np.savez(path, **{**arrays, "columns": arrays["columns"][:, :3]})
@@ -99,7 +99,7 @@ def test_a_damaged_or_foreign_file_is_passed_over(kept: Path, damage: str, monke
         np.savez(path, head=np.array([{"a": 1}], dtype=object))
     else:
         path.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "other": json.dumps({}).encode()}[damage])
-    state, offset = remembered.recall(kept)
+    state, offset = state_cache.recall(kept)
     assert offset == 0 and state.step == 0
 
 
@@ -111,11 +111,11 @@ def test_where_nothing_can_be_written_nothing_is_kept(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
-    remembered.keep(path, *read(path))
+    state_cache.keep(path, *read(path))
     assert [entry.name for entry in tmp_path.iterdir()] == ["events.jsonl"]
 
 
 def test_small_logs_are_not_kept_and_large_ones_only_as_they_grow() -> None:
-    assert not remembered.worth_keeping(remembered.LEAST_BYTES, 0)
-    assert remembered.worth_keeping(2 * remembered.LEAST_BYTES, 0)
-    assert not remembered.worth_keeping(80 * 2**20, 75 * 2**20)
+    assert not state_cache.worth_keeping(state_cache.LEAST_BYTES, 0)
+    assert state_cache.worth_keeping(2 * state_cache.LEAST_BYTES, 0)
+    assert not state_cache.worth_keeping(80 * 2**20, 75 * 2**20)

@@ -1,7 +1,7 @@
 """What was read of a run's log, kept beside it: the next program reads on from there, not from the start.
 
 The log stays the only truth. What is kept counts while the log begins and goes on as it did when it was read, so a log
-that was written anew, and one that was cut, are read from their start.
+that was written again, and one that was cut, are read from their start.
 """
 
 from __future__ import annotations

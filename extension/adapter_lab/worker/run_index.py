@@ -12,17 +12,17 @@ from typing import Any
 from adapter_lab import config_file
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError, ConfigError
-from adapter_lab.runs import remembered
-from adapter_lab.runs.folder import RunFolder
+from adapter_lab.runs import state_cache
 from adapter_lab.runs.read import Tail
+from adapter_lab.runs.run_folder import RunFolder
 from adapter_lab.runs.state import RunState
-from adapter_lab.study.record.folder import StudyFolder
+from adapter_lab.study.record.study_folder import StudyFolder
 from adapter_lab.worker.process import is_alive
 from adapter_lab.worker.study_log import StudyLog
 
 
 @dataclass
-class WatchedRun:
+class IndexedRun:
     """A run folder with what was read of it so far."""
 
     folder: RunFolder
@@ -34,9 +34,9 @@ class WatchedRun:
     _kept: int = 0
 
     @classmethod
-    def of(cls, folder: RunFolder) -> WatchedRun:
+    def of(cls, folder: RunFolder) -> IndexedRun:
         """A run as far as it was read before, if it was."""
-        state, offset = remembered.recall(folder.events)
+        state, offset = state_cache.recall(folder.events)
         return cls(folder, Tail(folder.events, offset), state, _kept=offset)
 
     def refresh(self) -> None:
@@ -54,9 +54,9 @@ class WatchedRun:
                 restarted = self.tail.restarted
                 self.state, self._kept = type(self.state)(), 0
             self.state.feed(events)
-        if remembered.worth_keeping(self.tail.offset, self._kept):
+        if state_cache.worth_keeping(self.tail.offset, self._kept):
             self._kept = self.tail.offset
-            remembered.keep(self.folder.events, self.state, self._kept)
+            state_cache.keep(self.folder.events, self.state, self._kept)
 
     def _read_config(self) -> None:
         try:
@@ -83,15 +83,15 @@ class WatchedRun:
         return dataclasses.asdict(self.config) if self.config else {}
 
 
-class WatchedRuns:
+class RunIndex:
     """All runs below a root; safe to ask from several threads."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._runs: dict[str, WatchedRun] = {}
+        self._runs: dict[str, IndexedRun] = {}
         self._lock = threading.RLock()
 
-    def all(self) -> list[WatchedRun]:
+    def all(self) -> list[IndexedRun]:
         """Every run, read up to now; a folder that is gone is forgotten."""
         with self._lock:
             names = self._names()
@@ -99,11 +99,11 @@ class WatchedRuns:
                 del self._runs[gone]
             return [self._refreshed(name) for name in names]
 
-    def living(self) -> list[WatchedRun]:
+    def living(self) -> list[IndexedRun]:
         """Those that train or start now."""
         return [run for run in self.all() if is_alive(run.folder)]
 
-    def get(self, run_id: str) -> WatchedRun:
+    def get(self, run_id: str) -> IndexedRun:
         """One run, read up to now; raises AdapterLabError where there is none of that name."""
         with self._lock:
             path = self.root / run_id
@@ -119,12 +119,12 @@ class WatchedRuns:
         except OSError:
             return []
 
-    def _refreshed(self, name: str) -> WatchedRun:
+    def _refreshed(self, name: str) -> IndexedRun:
         if name not in self._runs:
             folder = RunFolder(self.root / name)
             is_study = holds_study(folder.path)
             self._runs[name] = (
-                WatchedRun(folder, Tail(folder.events), StudyLog()) if is_study else WatchedRun.of(folder)
+                IndexedRun(folder, Tail(folder.events), StudyLog()) if is_study else IndexedRun.of(folder)
             )
         run = self._runs[name]
         run.refresh()
