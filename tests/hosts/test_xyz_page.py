@@ -72,7 +72,7 @@ def send(web_ui: WebUI, page: Any, plot: Plot, settings: str) -> dict[str, Any]:
     script = """
         const infotext = arguments[0];
         const done = arguments[arguments.length - 1];
-        import('/adapter-lab/v1/static/host.js').then((host) => {
+        import('/adapter-lab/v1/static/server/host.js').then((host) => {
             const there = host.hasPlot();
             if (there) host.sendToPlot(infotext);
             done(there);
