@@ -14,8 +14,8 @@ import pytest
 
 from adapter_lab.config import NetworkConfig, RuleConfig, RunConfig, SaveConfig, SourceConfig, TrainConfig
 from adapter_lab.errors import AdapterLabError, ConfigError
+from adapter_lab.runs.budget import RunBudget, SaveSchedule, Stopwatch
 from adapter_lab.runs.run_folder import AdapterFiles, RunFolder, new_run_folder
-from adapter_lab.training.budget import RunBudget, SaveSchedule, Stopwatch
 from adapter_lab.training.device.slots import Slot
 from adapter_lab.training.interrupt import StopRequests
 from adapter_lab.training.output import metadata

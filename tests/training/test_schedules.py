@@ -10,7 +10,7 @@ from pytorch_optimizer.lr_scheduler.rex import REXScheduler
 from transformers import optimization
 
 from adapter_lab.config import SCHEDULES, OptimizerConfig, RunConfig, TrainConfig
-from adapter_lab.training.budget import RunBudget
+from adapter_lab.runs.budget import RunBudget
 from adapter_lab.training.optim.schedules import schedule_factor
 from adapter_lab.validation import problems
 

@@ -17,6 +17,7 @@ import psutil
 from adapter_lab import files, jsonio
 from adapter_lab.config import RunConfig
 from adapter_lab.errors import AdapterLabError, ConfigError
+from adapter_lab.runs.processes import identity, living_process
 
 LOG = logging.getLogger("adapter_lab")
 
@@ -82,22 +83,6 @@ class RunFolder:
             LOG.removeHandler(handler)
             LOG.setLevel(level)
             handler.close()
-
-
-def identity(process: psutil.Process) -> dict[str, float]:
-    """What a process can be found again by, also by another program."""
-    return {"pid": process.pid, "started": process.create_time()}
-
-
-def living_process(claim: Any) -> psutil.Process | None:
-    """The process that an `identity` is of, if it lives; another one with its old number does not count."""
-    try:
-        process = psutil.Process(int(claim["pid"]))
-        same = abs(process.create_time() - claim["started"]) < 1
-        # One that has ended but was not waited for yet still has its number.
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except (ValueError, KeyError, TypeError, OverflowError, psutil.Error):
-        return None
 
 
 def check_fresh(path: Path) -> None:

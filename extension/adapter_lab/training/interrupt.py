@@ -12,8 +12,9 @@ from typing import Any
 
 from adapter_lab.errors import TrainingStopped
 from adapter_lab.runs import requests
+from adapter_lab.runs.processes import living_process
 from adapter_lab.runs.requests import Requested
-from adapter_lab.runs.run_folder import RunFolder, living_process
+from adapter_lab.runs.run_folder import RunFolder
 
 STOP_FILE = requests.STOP
 # Set for a training that must not outlive the process that started it: "<process id>:<when that was started>".

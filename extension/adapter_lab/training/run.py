@@ -15,6 +15,7 @@ from adapter_lab import config_file
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.prospects import fitted, known_steps, prospects
+from adapter_lab.runs.budget import RunBudget, SaveSchedule, Stopwatch
 from adapter_lab.runs.events import read_events
 from adapter_lab.runs.findings import findings
 from adapter_lab.runs.requests import Requested, take_acceptance
@@ -22,7 +23,6 @@ from adapter_lab.runs.run_folder import LOG, AdapterFiles, RunFolder, remove_lef
 from adapter_lab.runs.state import RunState
 from adapter_lab.sample_prompts import prompt_advice
 from adapter_lab.training.blame import blame
-from adapter_lab.training.budget import RunBudget, SaveSchedule, Stopwatch
 from adapter_lab.training.denoiser.latents import LatentBatch, plan_from, steps_with_latents
 from adapter_lab.training.denoiser.step import accumulate_gradients, drawn_times
 from adapter_lab.training.device.peak_memory import MemoryMeter

@@ -15,6 +15,7 @@ import psutil
 from adapter_lab import jsonio
 from adapter_lab.environment.pip import clean_environment
 from adapter_lab.errors import AdapterLabError
+from adapter_lab.runs.processes import end_trees
 from adapter_lab.worker.process import apart
 
 OnLine = Callable[[str], None]
@@ -94,9 +95,8 @@ def _read(process: subprocess.Popen[str], said: list[str], on_line: OnLine | Non
 def _end(process: subprocess.Popen[str] | None) -> None:
     if process is None:
         return
-    with contextlib.suppress(psutil.Error):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            child.kill()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        end_trees([psutil.Process(process.pid)])
     process.kill()
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,8 @@ import psutil
 from adapter_lab import files
 from adapter_lab.environment.pip import clean_environment
 from adapter_lab.errors import AdapterLabError, WriteError
-from adapter_lab.runs.run_folder import RunFolder, identity, living_process
+from adapter_lab.runs.processes import end_trees, identity, living_process
+from adapter_lab.runs.run_folder import RunFolder
 from adapter_lab.study.record.study_folder import StudyFolder
 
 # A process that was started but not yet noted claims its folder within this time, or never will.
@@ -86,33 +85,11 @@ def kill(folder: RunFolder) -> None:
     """End the run's process at once with all it started; raises AdapterLabError where something of it survives."""
     mark = folder.mark()
     found = [folder.claimant(), living_process((mark or {}).get("child"))]
-    processes = [process for process in found if process is not None]
-    doomed = {member.pid: member for process in processes for member in _family(process)}
-    for process in processes:
-        _kill_group(process)
-    for process in doomed.values():
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    _, left = psutil.wait_procs(list(doomed.values()), END_SECONDS)
+    left = end_trees((process for process in found if process is not None), END_SECONDS)
     if left:
         raise AdapterLabError(f"Process {left[0].pid} of {folder.path.name} could not be ended; end it by hand.")
     folder.starting.unlink(missing_ok=True)
     folder.process.unlink(missing_ok=True)
-
-
-def _family(process: psutil.Process) -> Iterable[psutil.Process]:
-    with contextlib.suppress(psutil.Error):
-        return [process, *process.children(recursive=True)]
-    return [process]
-
-
-def _kill_group(process: psutil.Process) -> None:
-    """End its process group, where that is its own (one started from a shell's script shares the script's)."""
-    if os.name == "nt":
-        return
-    with contextlib.suppress(OSError):
-        if os.getsid(process.pid) == process.pid:
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _write_mark(folder: RunFolder, mark: dict[str, Any]) -> None:

@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
+import psutil
 import torch
 
 from adapter_lab.errors import AdapterLabError
+from adapter_lab.runs.processes import end_trees
 from adapter_lab.study.executors import Ended, Job, Tick
 from adapter_lab.study.executors.processes import start
 
@@ -118,5 +120,5 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.kill()
+            end_trees([psutil.Process(process.pid)])
             process.wait()

@@ -11,11 +11,11 @@ from typing import Any
 
 from adapter_lab import config_file
 from adapter_lab.config import TrainConfig
+from adapter_lab.runs.budget import RunBudget, SaveSchedule
 from adapter_lab.runs.events import Event, read_events
 from adapter_lab.runs.run_folder import RunFolder
 from adapter_lab.study.record.study_folder import StudyFolder
 from adapter_lab.study.spec.definition import Budget
-from adapter_lab.training.budget import RunBudget, SaveSchedule
 
 # The log rounds seconds.
 ROUNDING = 2e-3

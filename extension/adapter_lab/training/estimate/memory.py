@@ -12,8 +12,8 @@ from adapter_lab.config import TrainConfig, trained_network
 from adapter_lab.errors import ConfigError
 from adapter_lab.families import FAMILIES
 from adapter_lab.prospects import prospects
+from adapter_lab.runs.budget import RunBudget
 from adapter_lab.training.bases.base import Base, open_base
-from adapter_lab.training.budget import RunBudget
 from adapter_lab.training.dataset import largest_resolution, scan
 from adapter_lab.training.device.devices import FORMATS
 from adapter_lab.training.estimate.dry_run import DryRun, released_base
