@@ -1,10 +1,10 @@
 """How long reading a training folder takes: `python benchmarks/dataset.py [--pictures 754] [--base CHECKPOINT]`.
 
-Draws pictures of several sizes into a temporary folder, then times the first and second scan, the plan of an epoch,
-decoding, and writing and checking the latent cache. With `--base` it also measures how far the mirrored latent of a
-picture is from the latent of the mirrored picture, in units of the VAE posterior's standard deviation.
+Draws images of several sizes into a temporary folder, then times the first and second scan, the plan of an epoch,
+decoding, and writing and checking the latent cache. With `--base` it also measures how far the mirrored latent of an
+image is from the latent of the mirrored image, in units of the VAE posterior's standard deviation.
 
-`--report 100000` times the report on that many tiny pictures instead: the first look at the folder and the second, each
+`--report 100000` times the report on that many tiny images instead: the first look at the folder and the second, each
 in a process of its own, with its peak of memory above what it had when everything was imported.
 """
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 def draw(folder: Path, count: int) -> None:
-    """Write `count` pictures, three JPEG to one PNG, with booru-style captions."""
+    """Write `count` images, three JPEG to one PNG, with booru-style captions."""
     chance = numpy.random.default_rng(0)
     for number in range(count):
         width, height = SIZES[number % len(SIZES)]
@@ -64,7 +64,7 @@ def small_latents(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def mirrored_latents(dataset: Dataset, checkpoint: str, count: int = 16) -> None:
-    """Print how much a mirrored latent differs from the latent of the mirrored picture."""
+    """Print how much a mirrored latent differs from the latent of the mirrored image."""
     from adapter_lab.training.bases import open_base
 
     vae = open_base(BaseConfig(checkpoint=checkpoint)).load_vae(torch.float32, torch.device("cpu"))
@@ -78,12 +78,12 @@ def mirrored_latents(dataset: Dataset, checkpoint: str, count: int = 16) -> None
         relative.append((difference.norm() / mirrored.mean.norm()).item())
     print(
         f"a mirrored latent is off by {100 * sum(relative) / len(relative):.0f}% of the latent, "
-        f"{sum(ratios) / len(ratios):.0f} times the posterior's standard deviation ({len(ratios)} pictures)"
+        f"{sum(ratios) / len(ratios):.0f} times the posterior's standard deviation ({len(ratios)} images)"
     )
 
 
 def link(folder: Path, count: int) -> None:
-    """`count` names of 200 tiny pictures, each with a caption of its own, in folders of 10,000."""
+    """`count` names of 200 tiny images, each with a caption of its own, in folders of 10,000."""
     chance = numpy.random.default_rng(0)
     for number in range(min(200, count)):
         values = chance.integers(0, 256, (16 + number % 3, 16, 3), dtype=numpy.uint8)
@@ -115,13 +115,13 @@ begin, cpu = time.perf_counter(), time.process_time()
 report = report_on(config, 16)
 text = json.dumps(report.to_dict())
 seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
-print(f"{report.pictures} pictures: {seconds:.1f} s ({cpu:.1f} s of processor), "
+print(f"{report.pictures} images: {seconds:.1f} s ({cpu:.1f} s of processor), "
       f"{(peak - before) / 2**20:.0f} MiB above the start, report of {len(text) / 2**20:.1f} MiB")
 """
 
 
 def looks(count: int) -> None:
-    """Time the report on `count` tiny pictures, twice."""
+    """Time the report on `count` tiny images, twice."""
     with tempfile.TemporaryDirectory() as folder:
         link(Path(folder), count)
         for what in ("first look", "second look"):
@@ -139,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=754)
     parser.add_argument("--resolution", type=int, default=1024)
-    parser.add_argument("--report", type=int, default=0, metavar="COUNT", help="time reports on so many tiny pictures")
+    parser.add_argument("--report", type=int, default=0, metavar="COUNT", help="time reports on so many tiny images")
     parser.add_argument("--folder", help="use this folder instead of drawing one")
     parser.add_argument("--base", default="", help="checkpoint whose VAE the mirrored latents are measured with")
     options = parser.parse_args()
@@ -149,15 +149,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.folder or temporary)
         if not options.folder:
-            timed("drawing the pictures", lambda: draw(folder, options.pictures), options.pictures)
+            timed("drawing the images", lambda: draw(folder, options.pictures), options.pictures)
         cache_folder = str(Path(temporary) / "cache")
         config = DatasetConfig(str(folder), resolution=options.resolution, shuffle_tags=True, cache_folder=cache_folder)
-        dataset = timed("first scan (every picture decoded)", lambda: scan(config), options.pictures)
+        dataset = timed("first scan (every image decoded)", lambda: scan(config), options.pictures)
         dataset = timed("second scan", lambda: scan(config))
-        print(f"{'':<46}{len(dataset.items):8} pictures, {len(dataset.bucket_counts())} buckets")
+        print(f"{'':<46}{len(dataset.items):8} images, {len(dataset.bucket_counts())} buckets")
         timed("plan of an epoch", lambda: dataset.plan(0, 2, 0))
         some = dataset.plan(0, 1, 0)[:100]
-        timed("pixels of 100 pictures, 1 thread", lambda: list(prefetch(some, threads=1, ahead=1)).clear(), len(some))
+        timed("pixels of 100 images, 1 thread", lambda: list(prefetch(some, threads=1, ahead=1)).clear(), len(some))
         samples = dataset.cache_samples()
         cache = LatentCache(dataset.cache_folder, "benchmark")
         timed("filling the latent cache (no VAE)", lambda: cache.fill(samples, small_latents, 4), len(samples))

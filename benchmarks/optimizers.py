@@ -287,7 +287,7 @@ REASONS = {
     "per-parameter options": "it takes no parameters with rates of their own",
     "does not require grad": "it needs second derivatives, which a run does not compute",
     "parameters'": "it needs the whole model, not the adapter's parameters",
-    "positional argument: 'num_data'": "it must be told how many pictures there are",
+    "positional argument: 'num_data'": "it must be told how many images there are",
     "positional argument: 'num_iterations'": "it must be told the number of steps, which a budget in minutes has not",
     "process group": "it works in several processes only",
     "Weights only": "what it keeps is more than numbers, so a run could not be resumed",
@@ -384,7 +384,7 @@ the package's default.
 All were measured by `benchmarks/optimizers.py`, {steps} steps each of a small problem with the parameters that adapters
 have: matrices of which one begins at zero, 3 x 3 and 1 x 1 convolutions, a vector, a scalar, and a parameter that never
 gets a gradient. Offered are those with which the loss falls, everything stays finite, and a resumed run goes on bit for
-bit. That says that they work, not which is best for your pictures.
+bit. That says that they work, not which is best for your images.
 
 - usual rate: what `optimizer.lr = "auto"` comes to. Where steps do not depend on the size of gradients, the rate at
   which they are as large in this problem as AdamW's at 1e-4, at most the package's; else the package's.

@@ -28,7 +28,7 @@ INTRODUCTION = """\
 `adapter-lab train --preset NAME --base CHECKPOINT --folder PICTURES --steps N`. Names are base, type and memory of the
 GPU in GB, such as `sdxl-lokr-8gb`; `adapter-lab presets` lists them. Each cell is the peak that `adapter-lab estimate`
 predicts in GB (10^9 bytes) with 400 MB for CUDA's context; what the screen and other programs use comes on top. All
-save memory by gradient checkpointing and by encoding pictures first.
+save memory by gradient checkpointing and by encoding images first.
 """
 
 
@@ -62,7 +62,7 @@ def page() -> str:
             sizes = " / ".join(dict.fromkeys(f"{entry.file_bytes / 2**20:.0f}" for entry in found))
             rows.append(f"| `{kind}` | {peaks} | {sizes} |")
         config = [preset(f"{base}-lora-{memory}gb") for memory in memories]
-        rows.append("| pictures per step | " + " | ".join(str(c.run.batch_size) for c in config) + " | |")
+        rows.append("| images per step | " + " | ".join(str(c.run.batch_size) for c in config) + " | |")
         rows.append("| text encoder | " + " | ".join("yes" if c.network.train_te else "no" for c in config) + " | |")
         rows.append("| base weights | " + " | ".join(c.precision.base_weights for c in config) + " | |")
         blocks.append(f"## {base}\n\n" + "\n".join(rows) + "\n")

@@ -1,6 +1,6 @@
 """Train, save, read back and apply every adapter type on checkpoints of real size: `python benchmarks/real_size.py`.
 
-Writes checkpoints of random weights in the real LDM layout (SD1.5 2.1 GB, SDXL 6.9 GB, fp16) and a few drawn pictures,
+Writes checkpoints of random weights in the real LDM layout (SD1.5 2.1 GB, SDXL 6.9 GB, fp16) and a few drawn images,
 then trains some steps at 256 px for each case, in a process of its own, through `adapter_lab.training.loop.train`. The
 file is read back, its size compared with the prediction, and applied to the checkpoint with `adapter-lab apply`; the
 patched models must compute what the trained network computes. Prints a table in Markdown; exits with 1 if anything

@@ -1,11 +1,11 @@
 """What real web UIs make of every kind of adapter file, alone and with Adapter Lab: docs/hosts.md.
 
     python benchmarks/truth_table.py measure NAME [--label TEXT]   # NAME: classic, a1111, forge, neo, reforge
-    python benchmarks/truth_table.py pictures NAME                 # only the pictures and what is foretold
+    python benchmarks/truth_table.py images NAME                 # only the images and what is foretold
     python benchmarks/truth_table.py write                         # docs/hosts.md from docs/hosts/*.json, no web UI
 
 `measure` starts the web UI of WEBUI_DIR (WEBUI_PYTHON, WEBUI_ARGS; CONTRIBUTING.md) twice, without and with this
-checkout among its extensions, and writes docs/hosts/NAME.json and the pictures beside it. Run it with the interpreter
+checkout among its extensions, and writes docs/hosts/NAME.json and the images beside it. Run it with the interpreter
 of `.runtime/`, on a machine with about 8 GB of free memory; it takes about 10 minutes on two cores.
 """
 
@@ -40,7 +40,7 @@ DATA = ROOT / "docs" / "hosts"
 STRENGTHS = ("1", "0.6", "-0.5", STACKED)
 OK, UNCHANGED = 1e-4, 1e-3  # an error of 1 within UNCHANGED: the module was left as it is
 ALONE = "alone"
-# Kinds of files whose pictures are kept, to be compared between web UIs.
+# Kinds of files whose images are kept, to be compared between web UIs.
 PICTURES = ("lora", "lokr tucker", "glora", "diag-oft", "boft", "lora dora-output", "ia3", "norm layers")
 PICTURE = {
     "width": 128,
@@ -84,7 +84,7 @@ def measure(name: str, label: str) -> None:
 
 
 def measure_pictures(name: str) -> None:
-    """Make the pictures again, with Adapter Lab, and foretell again what the web UI alone does."""
+    """Make the images again, with Adapter Lab, and foretell again what the web UI alone does."""
     folder = Path(os.environ["WEBUI_DIR"])
     with tempfile.TemporaryDirectory() as temporary, started(folder, Path(temporary) / "console.txt") as web_ui:
         bench = Bench(web_ui)
@@ -122,7 +122,7 @@ def raw(result: Result) -> dict[str, Any]:
 
 
 def pictures(bench: Bench, name: str) -> None:
-    """Keep the picture of each of PICTURES, loaded by Adapter Lab, and of no adapter."""
+    """Keep the image of each of PICTURES, loaded by Adapter Lab, and of no adapter."""
     for case in (None, *PICTURES):
         tag = f" <lora:{bench.write(case).name}:1>" if case else ""
         picture = bench.web_ui.txt2img(PROMPT + tag, **PICTURE)
@@ -192,13 +192,13 @@ _INTRODUCTION = """# What web UIs make of adapter files
 Written by `benchmarks/truth_table.py` from the raw results in [hosts/](hosts); the web UIs' own code was run.
 
 Each file changes nine layers of an SD1.5 of random weights in fp32: linear layers with and without a bias, 1x1 and 3x3
-convolutions of the UNet, and two layers of the text encoder (norms: three layers). A picture is generated through the
+convolutions of the UNet, and two layers of the text encoder (norms: three layers). An image is generated through the
 web UI's API with `<lora:name:strength>`; then the weights it was made with are read from the live model, multiplied by
 fixed inputs, and compared with what the layer puts out in the forward it was trained with, which is LyCORIS's own for
 the files of LyCORIS 4.1.3. The error is relative to the change that is wanted. Every cell is the worst of all layers at
 strengths 1.0, 0.6, -0.5 and of the file at 0.6 on top of a plain LoRA at 0.7. **ok**: at most 1e-4.
 
-Ten files share a picture, each with layers of its own; where the web UI then fails, they are tried one by one.
+Ten files share an image, each with layers of its own; where the web UI then fails, they are tried one by one.
 Forge-classic and Forge leave out a whole file with more than 12 unknown keys: a DoRA of nine layers has only nine, so
 here it is applied without its magnitudes where they are unknown, while one of a whole model has no effect.
 """
@@ -255,13 +255,13 @@ def _verdicts(hosts: dict[str, Any]) -> str:
 
 
 def _pictures(names: list[str]) -> str:
-    """The largest difference between the pictures of two web UIs, in grey levels."""
+    """The largest difference between the images of two web UIs, in grey levels."""
     names = [name for name in names if all((DATA / f"{name}-{_slug(case)}.png").exists() for case in (None, *PICTURES))]
     pairs = list(combinations(names, 2))
-    lines = ["\n## The same picture everywhere\n"]
+    lines = ["\n## The same image everywhere\n"]
     lines.append(
-        "Largest difference in grey levels (of 255) between the pictures of two web UIs with Adapter Lab for the same "
-        "file at 1.0, prompt, seed and checkpoint; Euler, 4 steps, 128 px, fp32. The pictures are in [hosts/](hosts).\n"
+        "Largest difference in grey levels (of 255) between the images of two web UIs with Adapter Lab for the same "
+        "file at 1.0, prompt, seed and checkpoint; Euler, 4 steps, 128 px, fp32. The images are in [hosts/](hosts).\n"
     )
     lines.append(_CAUSE)
     lines.append("| file | " + " | ".join(f"{HOSTS[a]} / {HOSTS[b]}" for a, b in pairs) + " | changed by the file |")
@@ -278,7 +278,7 @@ def _pictures(names: list[str]) -> str:
 
 _CAUSE = """\
 In all of them guidance counts in every step. Forge-classic has to be told: with its default of 0 for "Ignore negative
-prompt during early steps" (`skip_early_cond`) it leaves guidance out of the first step, and its pictures are then 12 to
+prompt during early steps" (`skip_early_cond`) it leaves guidance out of the first step, and its images are then 12 to
 19 levels from the others', with an adapter or without; here the setting is -1. What is left is the noise schedule,
 which A1111 takes from the checkpoint's `alphas_cumprod` in fp16 (noise from 14.612 down to 0.0313) and Forge-classic
 computes (14.615 to 0.0292).
@@ -296,7 +296,7 @@ def main() -> int:
     command = commands.add_parser("measure", help="measure the web UI of WEBUI_DIR")
     command.add_argument("name", choices=list(HOSTS))
     command.add_argument("--label", default="", help="what the table calls it")
-    command = commands.add_parser("pictures", help="make the pictures of WEBUI_DIR and what is foretold again")
+    command = commands.add_parser("pictures", help="make the images of WEBUI_DIR and what is foretold again")
     command.add_argument("name", choices=list(HOSTS))
     commands.add_parser("write", help="write docs/hosts.md")
     options = parser.parse_args()

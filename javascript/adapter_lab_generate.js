@@ -11,13 +11,13 @@
     const page = window;
     const translated = (text) => page.localization?.[text] || text;
 
-    let allowed = ""; // the training beside which pictures were allowed: asked about once
+    let allowed = ""; // the training beside which images were allowed: asked about once
     let asking = false;
     let passing = false;
 
     /** The training that is to be asked about: {id, name, progress}, or null. A server that does not say so has none. */
     async function training() {
-        // With a header of our own the browser does not ask for the --api-auth of somebody who only wants a picture;
+        // With a header of our own the browser does not ask for the --api-auth of somebody who only wants an image;
         // whoever has opened the tab has given it already.
         const headers = document.getElementById("adapter_lab")?.dataset.mounted ? {} : { Authorization: "none" };
         try {

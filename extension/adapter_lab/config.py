@@ -83,11 +83,11 @@ class BaseConfig:
 
 @dataclass
 class SourceConfig:
-    """One further folder of pictures with options of its own."""
+    """One further folder of images with options of its own."""
 
-    folder: str = option("", "Folder of pictures with captions beside them.", path="needed")
+    folder: str = option("", "Folder of images with captions beside them.", path="needed")
     repeats: int | Literal["auto"] = option(
-        "auto", "Times each picture is used per epoch; auto: from an `N_name` folder, else 1; 0: not used.", minimum=0
+        "auto", "Times each image is used per epoch; auto: from an `N_name` folder, else 1; 0: not used.", minimum=0
     )
     resolution: int | Literal["same"] = option(
         "same", "Training resolution of this folder; same: the dataset's.", minimum=8, maximum=4096, unit="px"
@@ -98,30 +98,30 @@ class SourceConfig:
     bucket_max: int | Literal["same"] = option(
         "same", "Longest bucket side; same: the dataset's; 0: twice the resolution.", minimum=0, unit="px"
     )
-    regularisation: bool = option(False, "Regularisation (class) pictures, weighted by `loss.prior_weight`.")
+    regularisation: bool = option(False, "Regularisation (class) images, weighted by `loss.prior_weight`.")
     trigger: str = option("", "Trigger word put in front of every caption of this folder.")
-    class_tokens: str = option("", "Caption for pictures without a caption file; empty: from an `N_name` folder.")
+    class_tokens: str = option("", "Caption for images without a caption file; empty: from an `N_name` folder.")
     keep_tokens: int = option(
         0,
         "Leading tags that shuffle and tag dropout leave in place.",
         minimum=0,
         needs="dataset.shuffle_tags or dataset.tag_dropout",
     )
-    flip: bool = option(False, "Mirror half of the pictures.")
+    flip: bool = option(False, "Mirror half of the images.")
     prefix: str = option("", "Text put before every caption.")
     suffix: str = option("", "Text put after every caption.")
 
 
 @dataclass
 class DatasetConfig:
-    """The pictures and captions to learn from."""
+    """The images and captions to learn from."""
 
-    folder: str = option("", "Folder of pictures with captions beside them.", basic=True, path="needed")
-    regularisation_folder: str = option("", "Folder of regularisation (class) pictures; empty: none.", path="needed")
+    folder: str = option("", "Folder of images with captions beside them.", basic=True, path="needed")
+    regularisation_folder: str = option("", "Folder of regularisation (class) images; empty: none.", path="needed")
     sources: list[SourceConfig] = option([], "Further folders, each with options of its own.")
-    recursive: bool = option(True, "Also use pictures in subfolders.")
+    recursive: bool = option(True, "Also use images in subfolders.")
     repeats: int | Literal["auto"] = option(
-        "auto", "Times each picture is used per epoch; auto: from `N_name` folders, else 1; 0: not used.", minimum=0
+        "auto", "Times each image is used per epoch; auto: from `N_name` folders, else 1; 0: not used.", minimum=0
     )
     resolution: int = option(
         0,
@@ -131,15 +131,15 @@ class DatasetConfig:
         unit="px",
         basic=True,
     )
-    buckets: bool = option(True, "Group pictures by aspect ratio instead of cropping all to a square.")
+    buckets: bool = option(True, "Group images by aspect ratio instead of cropping all to a square.")
     bucket_step: int = option(64, "Bucket sides are multiples of this.", minimum=8, maximum=512, unit="px")
     bucket_min: int = option(0, "Shortest bucket side; 0: a quarter of the resolution.", minimum=0, unit="px")
     bucket_max: int = option(0, "Longest bucket side; 0: twice the resolution.", minimum=0, unit="px")
-    upscale: bool = option(False, "Enlarge pictures smaller than their bucket instead of giving them a smaller bucket.")
+    upscale: bool = option(False, "Enlarge images smaller than their bucket instead of giving them a smaller bucket.")
     caption_extensions: list[str] = option([".txt", ".caption"], "Caption file extensions, first found wins.")
     trigger: str = option("", "Trigger word put in front of every caption.", basic=True)
-    class_tokens: str = option("", "Caption for pictures without a caption file; empty: from an `N_name` folder.")
-    shuffle_tags: bool = option(False, "Shuffle comma-separated tags each time a picture is used.")
+    class_tokens: str = option("", "Caption for images without a caption file; empty: from an `N_name` folder.")
+    shuffle_tags: bool = option(False, "Shuffle comma-separated tags each time an image is used.")
     keep_tokens: int = option(
         0,
         "Leading tags that shuffle and tag dropout leave in place.",
@@ -148,11 +148,11 @@ class DatasetConfig:
     )
     keep_tokens_separator: str = option("", "Text that ends the kept part of a caption, such as `|||`; empty: unused.")
     tag_dropout: float = option(0.0, "Chance to leave out each tag.", minimum=0, maximum=1)
-    caption_dropout: float = option(0.0, "Chance to train a picture with an empty caption.", minimum=0, maximum=1)
+    caption_dropout: float = option(0.0, "Chance to train an image with an empty caption.", minimum=0, maximum=1)
     prefix: str = option("", "Text put before every caption.")
     suffix: str = option("", "Text put after every caption.")
     wildcards: bool = option(False, "Choose one of `{a|b}` and one line of a many-line caption at random.")
-    flip: bool = option(False, "Mirror half of the pictures.")
+    flip: bool = option(False, "Mirror half of the images.")
     color_augment: bool = option(False, "Vary hue and brightness slightly; latents are then not cached.")
     random_crop: bool = option(False, "Crop at a random place instead of the middle; latents are then not cached.")
     mask: str = option(
@@ -163,17 +163,15 @@ class DatasetConfig:
     token_chunks: int = option(
         3, "Longest caption in chunks of 75 tokens; the rest is cut off, and said.", minimum=1, maximum=3
     )
-    cache_latents: str = option("disk", "Where encoded pictures are kept.", choices=("disk", "memory", "off"))
+    cache_latents: str = option("disk", "Where encoded images are kept.", choices=("disk", "memory", "off"))
     cache_text: str = option(
         "auto",
         "Keep text-encoder outputs; auto: whenever the encoders are frozen and captions do not vary.",
         choices=("auto", "off"),
     )
-    cache_folder: str = option(
-        "", "Folder of the cache; empty: `.adapter-lab-cache` in the picture folder.", path="made"
-    )
+    cache_folder: str = option("", "Folder of the cache; empty: `.adapter-lab-cache` in the image folder.", path="made")
     validation_fraction: float = option(
-        0.0, "Share of the pictures held out for validation loss.", minimum=0, maximum=0.5
+        0.0, "Share of the images held out for validation loss.", minimum=0, maximum=0.5
     )
 
 
@@ -424,9 +422,7 @@ class LossConfig:
     )
     v_as_epsilon: bool = option(False, "For v-prediction: weight the loss as epsilon's, by SNR / (SNR + 1).")
     v_like: float = option(0.0, "For epsilon: add the loss as v-prediction weighs it, times this; 0: off.", minimum=0)
-    noise_offset: float = option(
-        0.0, "Noise added per channel, for very dark or bright pictures.", minimum=0, maximum=1
-    )
+    noise_offset: float = option(0.0, "Noise added per channel, for very dark or bright images.", minimum=0, maximum=1)
     multires_noise_iterations: int = option(
         0, "Levels of multi-resolution (pyramid) noise; 0: off.", minimum=0, maximum=10
     )
@@ -458,13 +454,13 @@ class LossConfig:
         maximum=100,
     )
     prior_weight: float = option(
-        1.0, "Weight of regularisation pictures.", minimum=0, needs="dataset.regularisation_folder or dataset.sources"
+        1.0, "Weight of regularisation images.", minimum=0, needs="dataset.regularisation_folder or dataset.sources"
     )
 
 
 @dataclass
 class PrecisionConfig:
-    """Number formats and memory saving."""
+    """Precision (dtype) and memory saving."""
 
     mixed: str = option(
         "auto",
@@ -475,7 +471,7 @@ class PrecisionConfig:
         "same", "Storage of the frozen base weights.", choices=("same", "fp8", "int8"), basic=True
     )
     gradient_checkpointing: bool = option(True, "Recompute activations in the backward pass to save memory.")
-    phased_loading: bool = option(True, "Encode pictures and text first, free the encoders, then load the UNet.")
+    phased_loading: bool = option(True, "Encode images and text first, free the encoders, then load the UNet.")
     device: str = option("auto", "Device to train on: auto, cpu, cuda, cuda:1, mps.")
 
 
@@ -488,9 +484,9 @@ class RunConfig:
         "", "Folder for the adapter files; empty: `adapters/` inside the run folder.", path="made"
     )
     runs_folder: str = option("runs", "Folder that holds the run folders.", path="decided")
-    batch_size: int = option(1, "Pictures per step.", minimum=1, maximum=1024, basic=True)
+    batch_size: int = option(1, "Images per step.", minimum=1, maximum=1024, basic=True)
     steps: int = option(0, "Stop after this many optimiser steps; 0: no limit.", minimum=0, flag="steps", basic=True)
-    epochs: int = option(0, "Stop after this many passes over the pictures; 0: no limit.", minimum=0)
+    epochs: int = option(0, "Stop after this many passes over the images; 0: no limit.", minimum=0)
     minutes: float = option(0.0, "Stop after this much training time; 0: no limit.", minimum=0, unit="min")
     seed: int = option(0, "Seed of data order, noise and first weights.", minimum=0, flag="seed")
 
@@ -520,7 +516,7 @@ class SaveConfig:
     )
     keep_states: int = option(2, "Resume states kept.", minimum=1)
     state_every_steps: int = option(0, "Also save a resume state every n steps; 0: with each adapter.", minimum=0)
-    dtype: str = option("fp16", "Number format of the adapter file.", choices=("fp16", "bf16", "fp32"))
+    dtype: str = option("fp16", "Precision (dtype) of the adapter file.", choices=("fp16", "bf16", "fp32"))
     ema: float = option(
         0.0, "Decay of a moving average of the weights, which is what is saved; 0: off.", minimum=0, maximum=0.99999
     )
@@ -528,12 +524,12 @@ class SaveConfig:
 
 @dataclass
 class PreviewConfig:
-    """Sample pictures and validation while training."""
+    """Sample images and validation while training."""
 
-    prompts: list[str] = option([], "Prompts of the sample pictures; empty: none are made.", basic=True)
+    prompts: list[str] = option([], "Prompts of the sample images; empty: none are made.", basic=True)
     negative: str = option("", "Negative prompt.", needs="preview.prompts")
     seed: int = option(
-        1, "Seed of the first sample picture; each further prompt adds 1.", minimum=0, needs="preview.prompts"
+        1, "Seed of the first sample image; each further prompt adds 1.", minimum=0, needs="preview.prompts"
     )
     steps: int = option(20, "Sampling steps.", minimum=1, maximum=200, needs="preview.prompts")
     guidance: float = option(6.0, "Classifier-free guidance scale.", minimum=1, maximum=30, needs="preview.prompts")

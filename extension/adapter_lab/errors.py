@@ -27,7 +27,7 @@ class ConfigError(AdapterLabError):
 
 
 class FileFormatError(AdapterLabError):
-    """A checkpoint, adapter, picture or caption file is not what its name promises."""
+    """A checkpoint, adapter, image or caption file is not what its name promises."""
 
 
 class DatasetError(AdapterLabError):

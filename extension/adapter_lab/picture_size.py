@@ -1,10 +1,10 @@
-"""Which picture files are decoded: bounds on their pixels that are known before a pixel is read."""
+"""Which image files are decoded: bounds on their pixels that are known before a pixel is read."""
 
 from __future__ import annotations
 
 MOST_PIXELS = 100_000_000  # decoded at once, which takes up to about 1 GB with its conversion
 MOST_JPEG_PIXELS = 1_000_000_000  # in the file of a baseline JPEG, which is decoded at down to 1/8 of its sides
-# Formats of small pictures, of which larger ones are made to fill a memory.
+# Formats of small images, of which larger ones are made to fill a memory.
 MOST_OF = {"GIF": 25_000_000}
 # From this size on a file must have something for its pixels: photographs take a byte for 10 to 150 of them, drawings
 # in black and white for up to 1,000, and one colour alone for millions.
@@ -13,7 +13,7 @@ PIXELS_PER_BYTE = 2000
 
 
 def too_large(kind: str, width: int, height: int, file_bytes: int, scaled: bool = False) -> str:
-    """Why a picture of this format and size is not decoded, with what to do; "" where it is.
+    """Why an image of this format and size is not decoded, with what to do; "" where it is.
 
     `scaled`: a JPEG that can be decoded at a fraction of its size.
     """

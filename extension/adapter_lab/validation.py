@@ -53,7 +53,7 @@ class Problem:
 def validate(config: TrainConfig, complete: bool = True) -> list[str]:
     """Raise ConfigError with every problem of `config`; returns advice on what is allowed but rarely meant.
 
-    `complete`: also ask for what a run needs and a prediction does not: checkpoint, pictures and budget.
+    `complete`: also ask for what a run needs and a prediction does not: checkpoint, images and budget.
     """
     found = problems(config, complete)
     if len(found) == 1:
@@ -475,7 +475,7 @@ def _incomplete(config: TrainConfig) -> Iterator[Problem]:
             "base.checkpoint", "base.checkpoint is empty: name a checkpoint file or a diffusers folder to train on."
         )
     if not config.dataset.folder.strip() and not config.dataset.sources:
-        yield Problem("dataset.folder", "dataset.folder is empty: name the folder of pictures to learn from.")
+        yield Problem("dataset.folder", "dataset.folder is empty: name the folder of images to learn from.")
     if not (config.run.steps or config.run.epochs or config.run.minutes):
         yield Problem(
             "run.steps", "The run has no end: set at least one of run.steps, run.epochs and run.minutes above 0."

@@ -54,7 +54,7 @@ VALUES = [None, True, -1, 0, 0.5, 2**40, 2**70, -(2**70), "", "x", "9" * 400, DE
 RAW = ["1e999", "NaN", "9" * 400, "9" * 5000, DEEP, "{", "1e-999"]
 EVENTS: list[dict[str, Any]] = [
     {"event": "started", "time": 1.0, "name": "bad", "algo": "lora", "adapters": "/x", "device": "cpu"},
-    {"event": "dataset", "time": 2.0, "report": {"pictures": 3}, "text": "3 pictures"},
+    {"event": "dataset", "time": 2.0, "report": {"pictures": 3}, "text": "3 images"},
     {"event": "preparing", "time": 2.0, "what": "latents", "done": 1, "total": 3},
     {"event": "training", "time": 3.0, "total_steps": 9, "steps_per_epoch": 3},
     {"event": "step", "time": 4.0, "step": 1, "loss": 0.5, "rates": {"unet": {"lr": 1.0, "d": 0.1}}, "progress": 0.1},

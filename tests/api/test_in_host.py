@@ -196,7 +196,7 @@ def test_a_picture_and_a_training_that_asks_for_the_gpu_do_not_wait_for_each_oth
 
     class Locked(Host):
         def free_gpu(self) -> None:
-            with lock:  # as web UIs hold it while they make a picture
+            with lock:  # as web UIs hold it while they make an image
                 super().free_gpu()
 
     host = Locked(tmp_path)

@@ -1,4 +1,4 @@
-"""Pictures over HTTP: small, turned, of pictures only, and never from a folder that may not be shown."""
+"""Images over HTTP: small, turned, of images only, and never from a folder that may not be shown."""
 
 from __future__ import annotations
 

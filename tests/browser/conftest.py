@@ -30,7 +30,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's folder, with fewer pictures."""
+    """The demo's folder, with fewer images."""
     folder = tmp_path_factory.mktemp("pictures") / "two heroes"
     write_demo_folder(folder, 10)
     return folder

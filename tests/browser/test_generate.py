@@ -100,7 +100,7 @@ def question(page: Any) -> Any:
 @pytest.mark.parametrize("button", ["txt2img_generate", "img2img_generate"])
 def test_without_a_training_generate_goes_on_by_itself(page: Any, button: str) -> None:
     press(page, button)
-    wait_for(lambda: made(page) == [button], "the picture", seconds=20)
+    wait_for(lambda: made(page) == [button], "the image", seconds=20)
 
 
 @pytest.mark.parametrize("button", ["txt2img_generate", "img2img_generate"])
@@ -113,9 +113,9 @@ def test_beside_a_training_generate_asks_once_per_training(page: Any, training: 
     assert made(page) == []
     page.execute_script(f"document.querySelector('#{button}').click()")  # as the shortcut does
     question(page).accept()
-    wait_for(lambda: made(page) == [button], "the picture", seconds=20)
+    wait_for(lambda: made(page) == [button], "the image", seconds=20)
     press(page, button)
-    wait_for(lambda: made(page) == [button] * 2, "another picture, without being asked again", seconds=20)
+    wait_for(lambda: made(page) == [button] * 2, "another image, without being asked again", seconds=20)
 
 
 def test_a_refusal_ends_generate_forever(page: Any, training: None) -> None:
@@ -134,7 +134,7 @@ def test_a_setting_that_does_not_ask_and_a_server_that_does_not_answer_stop_nobo
 ) -> None:
     context.while_training = lambda: "go on"
     press(page, "txt2img_generate")
-    wait_for(lambda: len(made(page)) == 1, "the picture", seconds=20)
+    wait_for(lambda: len(made(page)) == 1, "the image", seconds=20)
     page.execute_script("window.fetch = () => Promise.reject(new TypeError('offline'))")
     press(page, "txt2img_generate")
-    wait_for(lambda: len(made(page)) == 2, "the picture", seconds=20)
+    wait_for(lambda: len(made(page)) == 2, "the image", seconds=20)

@@ -13,7 +13,7 @@ from adapter_lab.runs.events import EventLog
 from adapter_lab.runs.run_folder import RunFolder
 from tests.support.browser import Page, Server
 
-# What the tab finds of a web UI: txt2img's prompt, and the button that reads a picture's settings from it.
+# What the tab finds of a web UI: txt2img's prompt, and the button that reads an image's settings from it.
 TXT2IMG = """
 const prompt = Object.assign(document.createElement('div'), {id: 'txt2img_prompt'});
 prompt.append(document.createElement('textarea'));

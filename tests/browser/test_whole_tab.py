@@ -117,7 +117,7 @@ def test_queue_requests_comparison_and_deletion(page: Page, pictures: Path) -> N
     page.wait_text(".al-messages", "use these prompts")
     press(page, "Sample now")
     page.wait(lambda: texts(page, ".al-samples figcaption") == ["vexa, smile", "orrin"], "the samples")
-    page.wait(lambda: page.driver.execute_script(DRAWN, ".al-samples img"), "their pictures")
+    page.wait(lambda: page.driver.execute_script(DRAWN, ".al-samples img"), "their images")
 
     press(page, "Stop now")
     press(page, "Stop now", ".al-dialog")

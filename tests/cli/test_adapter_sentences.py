@@ -80,7 +80,7 @@ BEGINNINGS = {
     b"GGUF\x03\0\0\0\0\0\0\0": "a GGUF file",
     b"PK\x03\x04\0\0\0\0\0": "a pickle file",
     b"\x80\x02}q\0\0\0\0\0": "a pickle file",
-    b"\x89PNG\r\n\x1a\n\0": "a picture",
+    b"\x89PNG\r\n\x1a\n\0": "an image",
     b'{"error": "not found"}': "JSON",
     b"anything else": "is not a .safetensors file",
 }

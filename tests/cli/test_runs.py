@@ -71,7 +71,7 @@ def test_report_lists_buckets_without_a_base(tmp_path: Path, capsys: pytest.Capt
     assert main(["report", "--folder", pictures, "--resolution", "64", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)
     assert main(["report", "--folder", pictures, "--base", "sd15", "--bucket-min", "64"]) == 0
-    assert "3 pictures" in capsys.readouterr().out
+    assert "3 images" in capsys.readouterr().out
     assert main(["report", "--folder", pictures]) == 2
     assert "needs a resolution" in capsys.readouterr().err
 

@@ -69,7 +69,7 @@ def test_a_studys_scores_come_before_validation(tmp_path: Path) -> None:
 
 
 def write_scores(study: Path, name: str, fidelity: dict[int, list[float]]) -> None:
-    """Measurements of fidelity of each file, a value for each picture seed."""
+    """Measurements of fidelity of each file, a value for each image seed."""
     folder = study / "scores" / name
     folder.mkdir(parents=True)
     for step, values in fidelity.items():

@@ -25,7 +25,7 @@ PACKAGE = Path(adapter_lab.__file__).parent
     ("found", "bears"),
     [
         (None, Strength.UNKNOWN),
-        (over_pictures(0.5, [[0.5]]), Strength.UNKNOWN),  # one picture
+        (over_pictures(0.5, [[0.5]]), Strength.UNKNOWN),  # one image
         (over_pictures(0.5, [[0.5, 0.5, 0.5]]), Strength.FILES),  # one training each
         (over_pictures(0.1, [[0.5, -0.4, 0.2]]), Strength.TIED),
         (over_trainings([0.5, 0.5, 0.5]), Strength.TRAININGS),

@@ -1,4 +1,4 @@
-"""Files of every algorithm and option give the picture the trained network would: each patched weight is measured."""
+"""Files of every algorithm and option give the image the trained network would: each patched weight is measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOLERANCE = 1e-4  # of the wanted change, on weights in fp32
 
 
 def check(result: Result, ours: bool) -> None:
-    """A picture was made, every module has the weight of the trained forward, and the infotext counts them all.
+    """An image was made, every module has the weight of the trained forward, and the infotext counts them all.
 
     `ours`: Adapter Lab must have applied the file; else the web UI may have done it.
     """

@@ -1,4 +1,4 @@
-"""What a person sees of us in the web UI's own page: words under a picture, and our settings."""
+"""What a person sees of us in the web UI's own page: words under an image, and our settings."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_file_of_which_a_part_fits_is_named_under_the_picture(web_ui: WebUI) -
             keep_picture(page, "partial.png")
         assert f"Adapter Lab: {path.stem}: lora, 3 of 6 modules. Not applied: " in said
         assert "lora_unet_no_such_block_0: the base has no such module" in said
-        assert f'Adapter Lab: "{path.stem}: lora, 3 of 6 modules"' in said  # in the picture's own parameters
+        assert f'Adapter Lab: "{path.stem}: lora, 3 of 6 modules"' in said  # in the image's own parameters
     finally:
         shutil.rmtree(folder)
         web_ui.refresh_adapters()

@@ -77,7 +77,7 @@ def plot(web_ui: WebUI, axes: dict[str, str], prompt: str = PROMPT, **settings: 
 
 
 def difference(one: Image.Image, other: Image.Image) -> int:
-    """The largest difference of two pictures in grey levels."""
+    """The largest difference of two images in grey levels."""
     return max(high for _, high in ImageChops.difference(one, other).getextrema())
 
 
@@ -102,7 +102,7 @@ def test_four_types_by_four_steps_and_the_baseline_are_what_each_tag_alone_gives
     changed = [difference(made.cell(column, row), baseline) for row in range(1, 5) for column in range(4)]
     assert min(changed) > 2
     if web_ui.log is not None:
-        assert "20 pictures of 16 adapter files, changed 16 times" in made.console
+        assert "20 images of 16 adapter files, changed 16 times" in made.console
         loaded = re.findall(r"(al-xyz-\w+-\d+): \S.* modules", made.console)
         assert sorted(loaded) == sorted(f"{RUN.format(kind=kind)}-{step:06d}" for kind in TYPES for step in STEPS)
 

@@ -92,7 +92,7 @@ def send(web_ui: WebUI, page: Any, plot: Plot, settings: str) -> dict[str, Any]:
 
 
 def generate(page: Any, least_width: int) -> Image.Image:
-    """Press Generate; the first picture of at least that width, which is the grid."""
+    """Press Generate; the first image of at least that width, which is the grid."""
     page.execute_script("document.querySelector('#txt2img_generate').click()")
     until(lambda: max(page.execute_script(PICTURES), default=0) > least_width)
     return Image.open(io.BytesIO(base64.b64decode(page.execute_async_script(READ, least_width)))).convert("RGB")

@@ -1,4 +1,4 @@
-/** The name that is proposed for a run: from the folder of pictures, free, and never in place of a person's own. */
+/** The name that is proposed for a run: from the folder of images, free, and never in place of a person's own. */
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
 

@@ -119,7 +119,7 @@ STARTS = (
 
 
 def not_tensors(chance: random.Random) -> Content:
-    """Pages, pictures, archives and noise."""
+    """Pages, images, archives and noise."""
     for start in STARTS:
         for size in (0, 1, 100, 5000):
             yield (start + chance.randbytes(size),)

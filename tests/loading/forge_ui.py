@@ -77,7 +77,7 @@ class ForgeUI:
         self.networks.load_networks(names, te, unet, **lists)
 
     def use_model(self) -> dict[str, Tensor]:
-        """Use the model as a picture does; the weights it was used with."""
+        """Use the model as an image does; the weights it was used with."""
         model = self.models.model_data.sd_model
         objects = model.forge_objects_after_applying_lora
         for patcher in (objects.unet, objects.clip.patcher):
@@ -85,7 +85,7 @@ class ForgeUI:
         return model.weights()
 
     def generate(self, *prompt: str | tuple[str, float] | tuple[str, float, float], **lists: Any) -> dict[str, Tensor]:
-        """Activate adapters; the weights the picture is made with."""
+        """Activate adapters; the weights the image is made with."""
         self.activate(*prompt, **lists)
         return self.use_model()
 
@@ -105,7 +105,7 @@ class ForgeUI:
             arguments.online_lora = chosen
 
     def computed(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The weights the layers compute with, in the dtype of the picture."""
+        """The weights the layers compute with, in the dtype of the image."""
         operations = importlib.import_module("backend.operations")
         found: dict[str, Tensor] = {}
         for key, (layer, name) in self.models.model_data.sd_model.parents().items():

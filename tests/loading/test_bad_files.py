@@ -1,4 +1,4 @@
-"""Whatever a prompt names, a web UI applies the other adapters and finishes its picture."""
+"""Whatever a prompt names, a web UI applies the other adapters and finishes its image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files, settings and our loader itself change between pictures: each picture shows what is there now."""
+"""Files, settings and our loader itself change between images: each image shows what is there now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading and unloading: the right web UI, hooks in once and out again, remarks in pictures, and no error let out."""
+"""Loading and unloading: the right web UI, hooks in once and out again, remarks in images, and no error let out."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_an_error_in_a_remark_never_reaches_the_web_ui(
     assert kind is not None
     monkeypatch.setattr(recorder.loader, "reports", lambda: 1 / 0)
     kind().process_batch(picture())
-    assert "could not write into the picture's infotext" in capsys.readouterr().out
+    assert "could not write into the image's infotext" in capsys.readouterr().out
 
 
 def test_nothing_of_a_file_stays_in_memory_after_unloading(recorder: Recorder, tmp_path: Path) -> None:

@@ -97,19 +97,19 @@ def test_types_by_steps_and_the_baseline(plot: Plot, capsys: pytest.CaptureFixtu
         assert prompts == ["a cat", *(f"a cat {tag(kind, step)}" for kind in TYPES)]
     assert made.labels[0] == ["400", "800", "1200", "1600"]
     assert made.labels[1] == ["no adapter", "LoRA", "loha", "LoKr f4", "OFT"]
-    # Types are the outer loop: every file once, and the baseline's pictures one after another.
+    # Types are the outer loop: every file once, and the baseline's images one after another.
     assert plot.module.made == ["a cat"] * 4 + [f"a cat {tag(kind, step)}" for kind in TYPES for step in STEPS]
-    assert "20 pictures of 16 adapter files, changed 16 times" in capsys.readouterr().out
+    assert "20 images of 16 adapter files, changed 16 times" in capsys.readouterr().out
 
 
 def test_other_axes_loop_inside_so_that_files_change_seldom(plot: Plot, capsys: pytest.CaptureFixture[str]) -> None:
     plot.ui.chosen.verbosity = "normal"
     plot.run({"Type": "LoRA, LoHa", "Seed": "1, 2, 3", "Step": "400, 800"})
-    assert "12 pictures of 4 adapter files, changed 3 times" in capsys.readouterr().out
+    assert "12 images of 4 adapter files, changed 3 times" in capsys.readouterr().out
     plot.run({"Strength": "0.5, 1", "File": "lucy-oft-000400, lucy-lora-000400"})
-    assert "4 pictures of 2 adapter files, changed 1 times" in capsys.readouterr().out
+    assert "4 images of 2 adapter files, changed 1 times" in capsys.readouterr().out
     plot.run({"VAE": "a, b", "Step": "400, 800"}, f"a cat {tag('lora', 400)}")
-    assert "4 pictures of 2 adapter files, changed 3 times" in capsys.readouterr().out
+    assert "4 images of 2 adapter files, changed 3 times" in capsys.readouterr().out
 
 
 def test_a_step_that_was_not_saved_is_the_nearest_and_the_label_says_which(plot: Plot) -> None:

@@ -18,7 +18,7 @@ FIDELITY = [Term("fidelity")]
 
 
 def noisy(offsets: Mapping[str, float], of_seed: float = 0.0, of_picture: float = 0.05) -> Measure:
-    """Fidelity of a variant: 0.5 and its offset, with what a training seed does to all, and noise of each picture."""
+    """Fidelity of a variant: 0.5 and its offset, with what a training seed does to all, and noise of each image."""
 
     def measure(name: str, point: int, seed: int, picture: int) -> dict[str, float]:
         shared = random.Random(seed).gauss(0, of_seed)
@@ -105,7 +105,7 @@ def test_with_one_training_pictures_of_one_prompt_and_seed_are_compared(tmp_path
     found = Measured.of(results).difference(("a", 1), ("b", 1), FIDELITY)
     assert found is not None
     assert found.over == PICTURES and found.count == 8
-    assert found.told_apart  # though pictures differ among themselves by 35 times that
+    assert found.told_apart  # though images differ among themselves by 35 times that
 
 
 def test_one_picture_says_nothing_about_its_error(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures with adapter files on a base that is loaded once."""
+"""Images with adapter files on a base that is loaded once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pixels(pictures: list[Image.Image]) -> list[bytes]:
 
 
 def same(one: bytes, other: bytes) -> bool:
-    """Whether pictures that took other ways through the same sums differ by their rounding at most."""
+    """Whether images that took other ways through the same sums differ by their rounding at most."""
     return len(one) == len(other) and max(abs(a - b) for a, b in zip(one, other, strict=True)) <= 1
 
 

@@ -139,13 +139,13 @@ def test_one_seed_never_ranks_types_but_may_tell_files_apart(tmp_path: Path) -> 
     found = recommend(study(tmp_path, {"a": 0.0, "b": 0.2}, seeds=(1,)))
     assert found.headline == (
         "Which type is better cannot be told: each was trained once. Of these files, that of b at step 300 measured "
-        "best over its pictures."
+        "best over its images."
     )
     assert found.variant == "b" and found.adapter is not None
     assert said(found.reasons, "What would tell: two or more training seeds")
-    assert found.ranking[0].quality.over == "picture seeds" and found.ranking[0].quality.error
+    assert found.ranking[0].quality.over == "image seeds" and found.ranking[0].quality.error
     assert all(entry.tied for entry in found.ranking)
-    assert said(found.cautions, "Each variant was trained once, so the uncertainty is that over pictures")
+    assert said(found.cautions, "Each variant was trained once, so the uncertainty is that over images")
 
 
 def test_one_seed_and_one_picture_tell_nothing_apart(tmp_path: Path) -> None:
@@ -204,8 +204,8 @@ def test_without_scores_the_validation_loss_decides_with_a_caution(tmp_path: Pat
                            losses=lambda name, point, seed: losses[name] - 0.01 * point + 0.001 * seed)  # fmt: skip
     found = recommend(results)
     assert (found.variant, found.point) == ("b", 3)
-    assert said(found.cautions, "No pictures were scored: this rests on the validation loss alone")
-    assert said(found.not_measured, "Likeness to the training pictures: no scorer measured it.")
+    assert said(found.cautions, "No images were scored: this rests on the validation loss alone")
+    assert said(found.not_measured, "Likeness to the training images: no scorer measured it.")
     assert not said(found.not_measured, "Validation loss")
 
 
@@ -213,7 +213,7 @@ def test_nothing_measured_recommends_nothing(tmp_path: Path) -> None:
     found = recommend(make_results(tmp_path, ["a", "b"], lambda *_: {}))
     assert found.variant is None and found.point is None
     assert "Nothing can be recommended" in found.headline
-    assert said(found.not_measured, "Validation loss: no pictures were held out")
+    assert said(found.not_measured, "Validation loss: no images were held out")
 
 
 def test_a_study_without_any_point_recommends_nothing(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ PROMPTS = [
 
 @pytest.fixture
 def results(tmp_path: Path) -> Results:
-    """Four variants, of which one failed and one was dropped, with pictures and scores."""
+    """Four variants, of which one failed and one was dropped, with images and scores."""
 
     def measure(name: str, point: int, seed: int, picture: int) -> dict[str, float]:
         noise = random.Random(f"{name}{point}{seed}{picture}").gauss(0, 0.01)

@@ -23,7 +23,7 @@ from tests.adapters import lycoris_modules
 from tests.hosts.probe.adapter_lab_probe_input import probe_input
 from tests.support import adapter_cases
 
-# Places for one adapter file each, so that several can be measured in one picture: a block of the UNet that holds a
+# Places for one adapter file each, so that several can be measured in one image: a block of the UNet that holds a
 # residual layer and a transformer, and the text encoder's layer of the same number.
 BLOCKS = (
     *("input_blocks_1", "input_blocks_2", "output_blocks_9", "output_blocks_10", "output_blocks_11"),  # 320 channels

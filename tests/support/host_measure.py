@@ -39,7 +39,7 @@ def _places() -> dict[str, int]:
 
 
 def _batches() -> list[list[str]]:
-    """Cases that are measured in one picture: each in a place of its own."""
+    """Cases that are measured in one image: each in a place of its own."""
     batches: list[list[str]] = []
     for case, place in PLACES.items():
         own = case.startswith("own ")
@@ -58,7 +58,7 @@ BATCHES = _batches()
 
 @dataclass
 class Result:
-    """What a web UI made of one adapter file in a picture, perhaps beside others in other places of the model."""
+    """What a web UI made of one adapter file in an image, perhaps beside others in other places of the model."""
 
     strength: str
     errors: dict[str, float] = field(default_factory=dict)  # module -> error relative to its wanted change
@@ -70,7 +70,7 @@ class Result:
 
     @property
     def error(self) -> float:
-        """The largest error of a module; 1 where the module was left as it is. Infinite if there is no picture."""
+        """The largest error of a module; 1 where the module was left as it is. Infinite if there is no image."""
         return max(self.errors.values()) if self.status == 200 else float("inf")
 
 
@@ -95,7 +95,7 @@ class Bench:
         self.results: dict[tuple[str, str, str], Result] = {}
         self._written: dict[str, Written] = {}
         self._under: dict[str, Trained] = {}
-        self._failing: set[tuple[str, str]] = set()  # batches no picture can be made of, by setting and first case
+        self._failing: set[tuple[str, str]] = set()  # batches no image can be made of, by setting and first case
 
     def under(self, module: str) -> nn.Module:
         """A module of the base with the plain LoRA on it at its strength, where that LoRA has it."""
@@ -122,9 +122,9 @@ class Bench:
         gc.collect()  # layers and LyCORIS's modules refer to each other
 
     def measure(self, case: str, strength: float | str, setting: str = "") -> Result:
-        """A case's file at a strength, or `STACKED` on a plain LoRA, in a picture with other cases in other places.
+        """A case's file at a strength, or `STACKED` on a plain LoRA, in an image with other cases in other places.
 
-        Alone in its picture if the web UI fails with the others. `setting` keeps results apart.
+        Alone in its image if the web UI fails with the others. `setting` keeps results apart.
         """
         strength = strength if isinstance(strength, str) else f"{strength:g}"
         if (setting, case, strength) not in self.results:

@@ -1,4 +1,4 @@
-"""Strengths that other extensions choose in a real web UI: by block of the model, or by step of the picture."""
+"""Strengths that other extensions choose in a real web UI: by block of the model, or by step of the image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.host_measure import PROMPT, Bench
 from tests.support.webui import Picture
 
 # Kinds that most web UIs do not load correctly, and one that all do; each has two blocks of its own in the model, so
-# that they are measured in one picture.
+# that they are measured in one image.
 FILES = ("own lokr factor 2 tucker", "own lora dora", "own diag-oft")
 PLAIN = "own lora"
 PLACES = {case: (number, 5 + number) for number, case in enumerate((*FILES, PLAIN))}
@@ -66,7 +66,7 @@ class Strengths:
         return name
 
     def picture(self, script: str, settings: str, *cases: str) -> Picture:
-        """A picture with files at the same settings of their tags and one of `SCRIPTS` on; its weights are watched."""
+        """An image with files at the same settings of their tags and one of `SCRIPTS` on; its weights are watched."""
         self._watched = []
         tags = [f"<lora:{self.name(case)}:{settings}>" for case in cases]
         self.bench.web_ui.watch(self.bench.keys([module for case in cases for module in self.modules[case]]))
@@ -75,7 +75,7 @@ class Strengths:
         return self.bench.web_ui.txt2img(" ".join([PROMPT, *tags]), steps=STEPS + 1, alwayson_scripts=arguments)
 
     def measured(self, case: str) -> Measured:
-        """What the weights were in all steps but the last picture's last, told by a file's trained forwards."""
+        """What the weights were in all steps but the last image's last, told by a file's trained forwards."""
         self._watched = self._watched or self.bench.web_ui.watch([])
         steps = [self.bench.outputs(self.modules[case], step) for step in self._watched]
         assert len(steps) == STEPS

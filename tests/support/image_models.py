@@ -55,7 +55,7 @@ def write_dino(folder: Path) -> Path:
 def write_tagger(
     folder: Path, tags: Sequence[tuple[str, str]], weights: Sequence[Sequence[float]], bias: float
 ) -> Path:
-    """A WD tagger: the sigmoid of a linear map of the mean blue, green and red (0 to 255) of the picture.
+    """A WD tagger: the sigmoid of a linear map of the mean blue, green and red (0 to 255) of the image.
 
     `tags` are (name, category); `weights` has a row of three per tag.
     """

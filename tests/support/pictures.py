@@ -1,4 +1,4 @@
-"""Small pictures and training folders for tests, drawn by code."""
+"""Small images and training folders for tests, drawn by code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RED, GREEN, BLUE, GREY = (220, 30, 30), (30, 200, 40), (40, 50, 210), (128, 128,
 
 
 def quarters(width: int, height: int) -> Image.Image:
-    """A picture whose quarters are red, green (top), blue, grey (bottom): shows every rotation and mirroring."""
+    """An image whose quarters are red, green (top), blue, grey (bottom): shows every rotation and mirroring."""
     picture = Image.new("RGB", (width, height), RED)
     picture.paste(GREEN, (width // 2, 0, width, height))
     picture.paste(BLUE, (0, height // 2, width // 2, height))
@@ -20,7 +20,7 @@ def quarters(width: int, height: int) -> Image.Image:
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Random pixels, so that each seed is another picture and files do not compress to nothing."""
+    """Random pixels, so that each seed is another image and files do not compress to nothing."""
     values = numpy.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=numpy.uint8)
     return Image.fromarray(values)
 
@@ -28,7 +28,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 def write(
     folder: Path, name: str, picture: Image.Image | None = None, caption: str | None = None, **options: object
 ) -> Path:
-    """Save a picture (64 x 64 noise unless given) and its caption as `name` below `folder`; returns its path."""
+    """Save an image (64 x 64 noise unless given) and its caption as `name` below `folder`; returns its path."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if picture is None:

@@ -113,7 +113,7 @@ def configuration(case: Case, checkpoint: Path, folder: Path, side: int) -> Trai
 
 
 def pictures(folder: Path, side: int) -> Path:
-    """Four drawn pictures with captions, two of them wide; drawn once."""
+    """Four drawn images with captions, two of them wide; drawn once."""
     found = folder / "pictures"
     if not found.exists():
         draw_pictures(found / "square", 2, (side, side))

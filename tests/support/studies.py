@@ -1,4 +1,4 @@
-"""Small studies with folders of plainly coloured pictures."""
+"""Small studies with folders of plainly coloured images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Colour = tuple[int, int, int]
 
 
 def captioned_folder(folder: Path, captions: Mapping[str, Colour], side: int = 64) -> Path:
-    """A picture of one colour per caption, named after the caption's first tag."""
+    """An image of one colour per caption, named after the caption's first tag."""
     folder.mkdir(parents=True)
     count: Counter[str] = Counter()
     for caption, colour in captions.items():

@@ -18,7 +18,7 @@ from adapter_lab.study.spec.definition import Budget, General, Study, Variant, r
 from adapter_lab.study.spec.measured import ScorePrompt, Value
 
 MIB = 2**20
-# (variant, point, training seed, picture seed) -> value by metric
+# (variant, point, training seed, image seed) -> value by metric
 Measure = Callable[[str, int, int, int], Mapping[str, float]]
 NO_CURVE = Curve([], [], [], [], [])
 
@@ -35,7 +35,7 @@ def make_results(
     losses: Callable[[str, int, int], float] | None = None,
     settings: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Results:
-    """A finished study whose pictures have the values that `measure` gives.
+    """A finished study whose images have the values that `measure` gives.
 
     `costs` are (seconds per step, peak MiB, file MiB) by variant; `losses` gives validation losses.
     """
@@ -66,7 +66,7 @@ def replaced(results: Results, name: str, **changes: object) -> Results:
 
 
 def draw_pictures(results: Results, prompts: Sequence[ScorePrompt], size: int = 128) -> None:
-    """A picture for every prompt of every file and of the base, whose colours tell them apart."""
+    """An image for every prompt of every file and of the base, whose colours tell them apart."""
     folder = StudyFolder(results.folder)
     files = [(t.name, p.step) for v in results.variants for t in v.trainings for p in t.points]
     for name, step in [("base", 0), *files]:
@@ -129,7 +129,7 @@ def _score(points: Sequence[SavedPoint], metric: str) -> Mean:
     values = [[value.value for value in point.values if value.metric == metric] for point in points]
     if len(points) > 1:
         return _mean([fmean(entry) for entry in values]) or Mean(0.0)
-    return replace(_mean(values[0]) or Mean(0.0), over="picture seeds")
+    return replace(_mean(values[0]) or Mean(0.0), over="image seeds")
 
 
 def _mean(values: Sequence[float]) -> Mean | None:

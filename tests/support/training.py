@@ -1,4 +1,4 @@
-"""Runs small enough for tests: drawn pictures, tiny bases, and settings under which a run takes about a second."""
+"""Runs small enough for tests: drawn images, tiny bases, and settings under which a run takes about a second."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def tiny_base(family: str, v_prediction: bool = False) -> Path:
 
 
 def draw_pictures(folder: Path, count: int = 4, size: tuple[int, int] = (64, 64)) -> Path:
-    """A folder of drawn pictures with captions; returns it."""
+    """A folder of drawn images with captions; returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         picture = Image.new("RGB", size, (40 * index % 256, 200 - 30 * index % 200, 90))

@@ -52,7 +52,7 @@ class WebUIError(Exception):
 
 @dataclass
 class Picture:
-    """A generated picture and what its infotext says."""
+    """A generated image and what its infotext says."""
 
     image: Image.Image
     infotext: str
@@ -68,7 +68,7 @@ class Picture:
 
 
 def difference(one: Picture, other: Picture) -> int:
-    """The largest difference of two pictures in grey levels."""
+    """The largest difference of two images in grey levels."""
     return max(high for _, high in ImageChops.difference(one.image, other.image).getextrema())
 
 
@@ -91,7 +91,7 @@ class WebUI:
         return load(self._request("/adapter-lab-probe/products", {"keys": keys}, ANSWER_SECONDS))
 
     def layer_outputs(self, names: list[str]) -> dict[str, Tensor]:
-        """What Anima's layers of these names put out for the probe's inputs, as they are in a picture."""
+        """What Anima's layers of these names put out for the probe's inputs, as they are in an image."""
         return load(self._request("/adapter-lab-probe/layer-outputs", {"names": names}, ANSWER_SECONDS))
 
     def watch(self, keys: list[str]) -> list[dict[str, Tensor]]:
@@ -138,7 +138,7 @@ class WebUI:
         return self.process is not None and self.process.poll() is not None
 
     def txt2img(self, prompt: str, **settings: Any) -> Picture:
-        """Generate one picture; raises WebUIError if the web UI fails."""
+        """Generate one image; raises WebUIError if the web UI fails."""
         answer = self.post("/sdapi/v1/txt2img", {**PICTURE, "prompt": prompt, **settings})
         info = json.loads(answer["info"])
         image = Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))).convert("RGB")

@@ -52,7 +52,7 @@ def until(look: Callable[[], Any], seconds: float = SECONDS) -> Any:
 
 
 def paste(page: Any, prompt: str, steps: int, settings: str) -> None:
-    """Fill in txt2img from a picture's infotext with the web UI's own button, and wait until it is filled in."""
+    """Fill in txt2img from an image's infotext with the web UI's own button, and wait until it is filled in."""
     until(lambda: page.execute_script("return Boolean(document.querySelector('#paste'))"))
 
     fields = ("#txt2img_prompt textarea", "#txt2img_steps input[type=number]")

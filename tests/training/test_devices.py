@@ -233,5 +233,5 @@ def test_no_phase_and_no_sample_picture_holds_a_model_longer_than_it_uses_it(
     monkeypatch.setattr(phases.Slot, "free", free)
     config = tiny_config(tmp_path, "sdxl", run__steps=1, preview__prompts=["a"], preview__steps=1)
     train(config, tmp_path / "run")
-    assert len(freed) >= 5  # pictures, captions, prompts, the base's sample, the last sample
+    assert len(freed) >= 5  # images, captions, prompts, the base's sample, the last sample
     assert all(alive == [] for alive in freed), freed

@@ -149,7 +149,7 @@ def test_the_breakdown_adds_up_to_the_peak_and_names_what_cuda_takes(tmp_path: P
     for predicted in (on_cpu, on_gpu):
         assert sum(predicted.breakdown.values()) == predicted.peak_bytes
         assert predicted.tensor_bytes == max(predicted.phases.values())
-        assert set(predicted.phases) == {"encoding pictures", "encoding captions", "training"}
+        assert set(predicted.phases) == {"encoding images", "encoding captions", "training"}
     assert on_cpu.peak_bytes == on_cpu.tensor_bytes
     assert on_gpu.peak_bytes == (on_gpu.tensor_bytes or 0) + CUDA_CONTEXT + CUBLAS_WORKSPACE
     assert "CUDA context" in on_gpu.text() and "CUDA context" not in on_cpu.text()
@@ -189,7 +189,7 @@ def test_memory_follows_the_settings(pictures: Path, changes: str, larger: list[
 
 def test_a_text_for_people_names_sizes_and_assumptions(tmp_path: Path) -> None:
     text = estimate(tiny(tmp_path)).text()
-    for words in ("Adapter file:", "Peak memory:", "activations", "encoding pictures", "Assumed: computes in fp32"):
+    for words in ("Adapter file:", "Peak memory:", "activations", "encoding images", "Assumed: computes in fp32"):
         assert words in text
 
 

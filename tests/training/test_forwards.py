@@ -46,7 +46,7 @@ def test_output_and_gradients_equal_those_of_the_rebuilt_weight(
 
 @pytest.mark.parametrize("case", CASES)
 def test_one_picture_may_lie_channel_by_channel(case: str) -> None:
-    """As diffusers hands it to a linear proj_in: with one picture, flattening its tokens makes no copy."""
+    """As diffusers hands it to a linear proj_in: with one image, flattening its tokens makes no copy."""
     layer = adapter_layer(CASES[case], base_module("linear", True))
     plain = input_for("linear", tokens=60).flatten(0, -2)[None].contiguous().requires_grad_()
     by_channel = plain.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()

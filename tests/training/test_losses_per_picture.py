@@ -1,4 +1,4 @@
-"""Loss per picture corrected for its noise level."""
+"""Loss per image corrected for its noise level."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from adapter_lab.training.objective.loss_statistics import ENOUGH_VISITS, LossSt
 
 
 def simulate(statistics: LossStatistics, visits: int, seed: int = 0) -> None:
-    """Ten pictures whose loss depends strongly on the timestep; nine get easier with time, `stubborn` does not."""
+    """Ten images whose loss depends strongly on the timestep; nine get easier with time, `stubborn` does not."""
     rng = random.Random(seed)
     for visit in range(visits):
         for number in range(10):

@@ -1,4 +1,4 @@
-"""Sample pictures against diffusers' own pipelines."""
+"""Sample images against diffusers' own pipelines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _base(tmp_path: Path, family: str, keys: tuple[str, ...] = ()) -> Base:
 
 
 def _pipeline_picture(base: Base, unet: Any, preview: PreviewConfig, index: int, text: PromptText) -> np.ndarray:
-    """The same picture from diffusers' pipeline, given our text as embeddings."""
+    """The same image from diffusers' pipeline, given our text as embeddings."""
     vae = base.load_vae(torch.float32)
     scheduler = base.objective().sampler(preview.steps, preview.shift)
     common = {
@@ -156,6 +156,6 @@ def test_tiled_decoding_is_close_to_whole(tmp_path: Path, monkeypatch: pytest.Mo
     vae = base.load_vae(torch.float32)
     tiled = decode(vae, latents)
     assert tiled.size == whole.size == (192, 192)
-    assert not vae.use_tiling  # a VAE that stays in memory encodes the next pictures
+    assert not vae.use_tiling  # a VAE that stays in memory encodes the next images
     difference = np.abs(np.asarray(whole).astype(float) - np.asarray(tiled))
     assert 0 < difference.mean() < 12

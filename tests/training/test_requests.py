@@ -82,7 +82,7 @@ def test_a_checkpoint_that_vanishes_costs_sample_pictures_and_not_the_training(t
     train(config, folder, on_event=at(1, ask))
     said = [event["message"] for event in events_of(folder, "warning")]
     assert any("prompts were not changed" in sentence for sentence in said)
-    assert any("pictures could not be made" in sentence for sentence in said)
+    assert any("images could not be made" in sentence for sentence in said)
     assert config_file.load(folder / "config.toml").preview.prompts == ["a"]
     assert len(losses_of(folder)) == config.run.steps
 

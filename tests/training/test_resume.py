@@ -217,7 +217,7 @@ def test_pictures_that_changed_meanwhile_are_named(tmp_path):
     config = tiny_config(tmp_path, run__steps=1)
     first = train(config)
     draw_pictures(Path(config.dataset.folder), 5)
-    with pytest.raises(AdapterLabError, match="a change of the pictures or captions"):
+    with pytest.raises(AdapterLabError, match="a change of the images or captions"):
         resume(first.run_folder, {"run.steps": 2})
 
 

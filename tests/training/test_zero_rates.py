@@ -1,4 +1,4 @@
-"""A learning rate of 0 in a real run, rules in words, and a dataset whose pictures are not used."""
+"""A learning rate of 0 in a real run, rules in words, and a dataset whose images are not used."""
 
 from __future__ import annotations
 

@@ -240,10 +240,10 @@ def test_a_full_disk_refuses_a_run_and_pauses_the_queue(make_worker, quick, conf
 
 def test_a_host_that_cannot_free_its_gpu_starts_nothing(make_worker, quick, config):
     def refuse() -> None:
-        raise AdapterLabError("A picture is being made.")
+        raise AdapterLabError("An image is being made.")
 
     worker = make_worker(python=quick, before_start=refuse)
-    with pytest.raises(AdapterLabError, match="A picture is being made"):
+    with pytest.raises(AdapterLabError, match="An image is being made"):
         submit(worker, config, "a", "now")
     assert worker.runs() == []
 

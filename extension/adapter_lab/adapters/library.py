@@ -21,7 +21,7 @@ Signature = tuple[int, int]  # size in bytes, modification time in ns
 
 @dataclass(frozen=True)
 class Entry:
-    """One adapter file. `families`: bases it may be for; `subject`: what pictures it was trained on, or ""."""
+    """One adapter file. `families`: bases it may be for; `subject`: what images it was trained on, or ""."""
 
     path: Path
     kind: Kind

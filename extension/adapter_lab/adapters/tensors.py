@@ -56,8 +56,8 @@ BEGINNINGS = (
     (b"gguf", "a GGUF file, a checkpoint in few bits; adapters are .safetensors files"),
     (b"\x80\x02", PICKLE),
     (b"pk\x03\x04", PICKLE),
-    (b"\x89png", "a picture; give the adapter file itself"),
-    (b"\xff\xd8\xff", "a picture; give the adapter file itself"),
+    (b"\x89png", "an image; give the adapter file itself"),
+    (b"\xff\xd8\xff", "an image; give the adapter file itself"),
     (b"{", "a text of JSON, perhaps what a server said in the place of the file; download it again"),
 )
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")

@@ -1,4 +1,4 @@
-"""T-LoRA: a LoRA whose rank shrinks as the noise grows, so that few pictures are learned without their layout.
+"""T-LoRA: a LoRA whose rank shrinks as the noise grows, so that few images are learned without their layout.
 
 Soboleva et al. 2025 (arXiv 2507.05964).
 """
@@ -48,8 +48,8 @@ T_LORA = Algorithm(
         AdapterType(
             "t-lora",
             "T-LoRA",
-            "A LoRA that learns with fewer ranks from noisy pictures, where layout is decided, and with all from clear "
-            "ones: for very few pictures. Every program reads its files as LoRA.",
+            "A LoRA that learns with fewer ranks from noisy images, where layout is decided, and with all from clear "
+            "ones: for very few images. Every program reads its files as LoRA.",
             {"algo": "t-lora", "dim": 32, "alpha": 32.0},
         ),
     ),

@@ -137,7 +137,7 @@ ROUTES = (
         "GET",
         "/generating",
         generating,
-        "Whether a page asks before it makes a picture.",
+        "Whether a page asks before it makes an image.",
         "`ask`: the training to ask about (`id`, `name`, `progress` from 0 to 1), or null",
     ),
     Route(

@@ -1,4 +1,4 @@
-"""The pictures to learn from, and what a run on them would cost: computed in the private environment."""
+"""The images to learn from, and what a run on them would cost: computed in the private environment."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def report(context: Context, call: Call) -> Any:
     roots.check_settings(context, call.public, config)
     data, base = config.dataset, config.base
     if not data.folder and not data.sources:
-        raise BadRequest("Choose the folder of pictures first: dataset.folder is empty.")
+        raise BadRequest("Choose the folder of images first: dataset.folder is empty.")
     if not data.resolution and not base.checkpoint and base.family == "auto":
-        raise BadRequest("Choose a base model or a resolution first: which pictures go together depends on it.")
-    only = TrainConfig(base=base, dataset=data)  # what else is wrong in the form is no concern of the pictures
+        raise BadRequest("Choose a base model or a resolution first: which images go together depends on it.")
+    only = TrainConfig(base=base, dataset=data)  # what else is wrong in the form is no concern of the images
     only.run.batch_size = config.run.batch_size
     only.optimizer = replace(only.optimizer, gradient_accumulation=config.optimizer.gradient_accumulation)
     with _written(only) as path:
@@ -93,7 +93,7 @@ ROUTES = (
         "POST",
         "/dataset/report",
         report,
-        "Report on the folder of pictures: buckets, captions, tags, what is skipped and why. A newer one ends it.",
+        "Report on the folder of images: buckets, captions, tags, what is skipped and why. A newer one ends it.",
         "what `adapter-lab report --json` gives",
         body=(SETTINGS,),
         waits=True,
@@ -102,10 +102,10 @@ ROUTES = (
         "GET",
         "/dataset/thumbnail",
         small_picture,
-        "A picture made small.",
-        "a WebP picture",
+        "An image made small.",
+        "a WebP image",
         query=(
-            Parameter("path", "path", "the picture's path"),
+            Parameter("path", "path", "the image's path"),
             Parameter("size", "whole number", "longer side in px", 160, minimum=16, maximum=1024),
         ),
         waits=True,

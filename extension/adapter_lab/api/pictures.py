@@ -1,4 +1,4 @@
-"""Pictures for the page: files of pictures only, made small, and never one that would fill the memory."""
+"""Images for the page: files of images only, made small, and never one that would fill the memory."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _at_once = BoundedSemaphore(2)
 
 
 def picture_file(path: str | os.PathLike[str]) -> Path:
-    """`path`, if it is the file of a picture by its name; raises NotFound."""
+    """`path`, if it is the file of an image by its name; raises NotFound."""
     file = Path(path)
     if file.suffix.lower() not in SUFFIXES:
-        raise NotFound(f"{file} is not a picture.")
+        raise NotFound(f"{file} is not an image.")
     try:
         there = file.is_file()
     except (OSError, ValueError):
@@ -43,9 +43,9 @@ def picture_file(path: str | os.PathLike[str]) -> Path:
 
 
 def thumbnail(path: str | os.PathLike[str], size: int) -> bytes:
-    """A picture as WebP whose longer side has at most `size` px, turned as its camera says.
+    """An image as WebP whose longer side has at most `size` px, turned as its camera says.
 
-    Raises NotFound for what is no picture, TooLarge for one that has too many pixels to decode.
+    Raises NotFound for what is no image, TooLarge for one that has too many pixels to decode.
     """
     file = picture_file(path)
     try:
@@ -62,7 +62,7 @@ def thumbnail(path: str | os.PathLike[str], size: int) -> bytes:
     except AdapterLabError:
         raise
     except Exception as error:  # a decoder raises nearly anything
-        raise NotFound(f"{file} cannot be read as a picture ({error}).") from error
+        raise NotFound(f"{file} cannot be read as an image ({error}).") from error
     return out.getvalue()
 
 

@@ -112,13 +112,13 @@ def sample(context: Context, call: Call) -> Response:
 
 
 def picture(context: Context, call: Call) -> Response:
-    """A picture that the run learns from, or one in its folder."""
+    """An image that the run learns from, or one in its folder."""
     run = known(context, call)
     data = context.worker.run(call.path["id"]).config.get("dataset", {})
     sources = [source.get("folder") for source in data.get("sources", [])]
     folders = [folder for folder in (data.get("folder"), data.get("regularisation_folder"), *sources) if folder]
     if not roots.inside(call["path"], [run.path, *folders]):
-        raise Refused(f"{call['path']} is not one of the run's pictures.")
+        raise Refused(f"{call['path']} is not one of the run's images.")
     path = picture_file(call["path"])
     return send(call, path, MEDIA[path.suffix.lower()])
 
@@ -218,7 +218,7 @@ ROUTES = (
         one,
         "One run in full.",
         "the same and `config`, `samples` (`step`, `file`, `prompt`, `index`), `prompts`, `pictures` (learned worst "
-        "first), `messages`, `validation`, `report` on the pictures, `preparing`, `saved_state_step`, `device`, `log`, "
+        "first), `messages`, `validation`, `report` on the images, `preparing`, `saved_state_step`, `device`, `log`, "
         "`offset` in the event log",
     ),
     Route(
@@ -252,14 +252,14 @@ ROUTES = (
         "The settings in which two runs differ.",
         "a list of `setting`, `left`, `right`",
     ),
-    Route("GET", "/runs/{id}/samples/{file}", sample, "A sample picture.", "the picture"),
+    Route("GET", "/runs/{id}/samples/{file}", sample, "A sample image.", "the image"),
     Route(
         "GET",
         "/runs/{id}/picture",
         picture,
-        "One of the pictures that the run learns from.",
-        "the picture",
-        query=(Parameter("path", "path", "the picture's path, in the run's folders of pictures"),),
+        "One of the images that the run learns from.",
+        "the image",
+        query=(Parameter("path", "path", "the image's path, in the run's folders of images"),),
     ),
     Route(
         "POST",
@@ -270,7 +270,7 @@ ROUTES = (
         body=(Parameter("how", "text", "save: after saving; now: at once, without", "save", ("save", "now")),),
     ),
     Route("POST", "/runs/{id}/save", _steer("save"), "Save an adapter and a state now.", "`id`"),
-    Route("POST", "/runs/{id}/sample", _steer("sample"), "Make sample pictures now.", "`id`"),
+    Route("POST", "/runs/{id}/sample", _steer("sample"), "Make sample images now.", "`id`"),
     Route(
         "PUT",
         "/runs/{id}/prompts",
@@ -288,7 +288,7 @@ ROUTES = (
         body=(
             Parameter("settings", "settings", "settings to change, such as run.steps, by path", {}),
             WHEN,
-            Parameter("accept_pictures", "on or off", "go on although pictures or captions were changed", False),
+            Parameter("accept_pictures", "on or off", "go on although images or captions were changed", False),
         ),
     ),
     Route(

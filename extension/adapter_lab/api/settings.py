@@ -45,7 +45,7 @@ LABELS = {
     "network.train_te": "Train text encoder",
     "optimizer.name": "Optimiser",
     "optimizer.args": "Arguments",
-    "dataset.folder": "Folder of pictures",
+    "dataset.folder": "Folder of images",
     "dataset.trigger": "Trigger word",
     "run.name": "Name",
     "precision.base_weights": "Base weights stored as",

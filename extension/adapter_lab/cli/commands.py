@@ -19,7 +19,7 @@ from adapter_lab.validation import validate
 
 
 def train(chosen: argparse.Namespace) -> int:
-    """Train, showing settings and the report on the pictures first."""
+    """Train, showing settings and the report on the images first."""
     config = _config_of(chosen, complete=True)
     from adapter_lab.cli.console import Console, settings_summary
 

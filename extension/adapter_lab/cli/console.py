@@ -65,7 +65,7 @@ LINES = {
     "note": "{message}",
     "warning": "Warning: {message}",
     "saved": "Saved {path}",
-    "sample": "Sample pictures of step {step}: {paths}",
+    "sample": "Sample images of step {step}: {paths}",
     "validation": "Validation loss at step {step}: {loss:.4f}",
 }
 

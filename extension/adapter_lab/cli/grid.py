@@ -1,4 +1,4 @@
-"""`adapter-lab grid`: pictures by type and step, for people without a web UI."""
+"""`adapter-lab grid`: images by type and step, for people without a web UI."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from adapter_lab import files
 from adapter_lab.cli.options import add_settings, chosen_config
 from adapter_lab.errors import AdapterLabError
 
-# How a picture is written, by what its file is called.
+# How an image is written, by what its file is called.
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `grid`."""
     parser.add_argument("sources", metavar="PATH", nargs="+", help="adapter files, or folders of them, runs or studies")
-    parser.add_argument("--out", metavar="FILE", default="grid.png", help="picture to write; default: grid.png")
+    parser.add_argument("--out", metavar="FILE", default="grid.png", help="image to write; default: grid.png")
     parser.add_argument("--strength", metavar="X", type=float, default=1.0, help="strength of the adapters; default: 1")
     parser.add_argument("--columns", metavar="N", type=int, default=0, help="at most so many steps, evenly; 0: all")
     add_settings(parser)
@@ -34,7 +34,7 @@ def command(chosen: argparse.Namespace) -> int:
         raise AdapterLabError("The grid needs something to draw: give --prompts with one or more prompts.")
     out = Path(chosen.out)
     if out.suffix.lower() not in FORMATS:
-        raise AdapterLabError(f"{out} is no picture's name: let it end in {', '.join(FORMATS)}.")
+        raise AdapterLabError(f"{out} is no image's name: let it end in {', '.join(FORMATS)}.")
     sources = [Path(source) for source in chosen.sources]
     grid = draw_grid(config, sources, chosen.strength, chosen.columns, config.preview.baseline)
     with files.replacing(out, sync=False) as file:

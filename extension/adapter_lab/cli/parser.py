@@ -59,7 +59,7 @@ def _resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-pictures",
         action="store_true",
-        help="go on although pictures or captions were changed; the result is then not that of an uninterrupted run",
+        help="go on although images or captions were changed; the result is then not that of an uninterrupted run",
     )
     _json(parser, "print the result as JSON on standard output, all else on standard error")
 
@@ -187,10 +187,10 @@ def _demo(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
-    "train": ("Train an adapter on a folder of pictures.", _train),
+    "train": ("Train an adapter on a folder of images.", _train),
     "resume": ("Go on with a run that was stopped, interrupted or finished.", _resume),
     "estimate": ("Predict file size, parameters and peak memory of a run without training.", _estimate),
-    "report": ("Report on a folder of pictures: buckets, skipped files, captions, tags, steps.", _settings_and_json),
+    "report": ("Report on a folder of images: buckets, skipped files, captions, tags, steps.", _settings_and_json),
     "inspect": ("Show what an adapter file holds.", _inspect),
     "apply": ("Write a checkpoint with adapters applied to it.", _apply),
     "convert": ("Write an adapter file as LoRA, as a difference, or in the form a web UI needs.", _convert),
@@ -202,6 +202,6 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "presets": ("List the presets.", _json),
     "study": ("Train many variants at equal budget and compare them.", study.add),
     "ui": ("Open the tab in a page of its own, without a web UI.", ui.add),
-    "grid": ("Draw pictures by type and step from adapter files, a run or a study.", grid.add),
+    "grid": ("Draw images by type and step from adapter files, a run or a study.", grid.add),
     "demo": ("Train three adapter types on a toy world and compare them.", _demo),
 }

@@ -40,7 +40,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         action="append",
         default=[],
-        help="with --listen: folder whose pictures and files the page may use beside the runs folder, that of adapters "
+        help="with --listen: folder whose images and files the page may use beside the runs folder, that of adapters "
         "and those of base models; may be given several times",
     )
 

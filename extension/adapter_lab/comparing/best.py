@@ -98,7 +98,7 @@ def _before(losses: Mapping[int, float], step: int | None) -> float | None:
 
 
 def _values(study: Path, name: str, entry: Entry) -> Values:
-    """The scores of a file, by metric and picture."""
+    """The scores of a file, by metric and image."""
     found: dict[str, dict[tuple[str, str, int], float]] = {}
     for value in recorded_values(study, name, entry.lineage.step or 0):
         if (metric := str(value["metric"])) in METRICS:
@@ -132,7 +132,7 @@ def _by_scores(scored: Mapping[Entry, Values]) -> Best:
 
 
 def _pairs(a: Values, b: Values, factors: Mapping[str, float]) -> list[list[float]]:
-    """Differences picture by picture, weighed, a list for each metric."""
+    """Differences image by image, weighed, a list for each metric."""
     return [
         [factor * (a[metric][key] - b[metric][key]) for key in a[metric].keys() & b[metric].keys()]
         for metric, factor in factors.items()

@@ -29,6 +29,6 @@ class Cell:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is the picture without an adapter: "none" on any axis, or step 0, where training began."""
+        """Whether it is the image without an adapter: "none" on any axis, or step 0, where training began."""
         chosen = (self.type, self.file, self.study, self.step)
         return any(value is not None and value.lower() == NONE for value in chosen) or self.step == "0"

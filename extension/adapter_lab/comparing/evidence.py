@@ -14,8 +14,8 @@ from statistics import fmean, stdev, variance
 
 # A scorer's metric -> whether more of it is better.
 METRICS = {"fidelity": True, "agreement": True, "bleeding": False, "drift": False}
-TRAININGS, PICTURES = "training seeds", "picture seeds"
-# What would take more training seeds or pictures than so many is as good as equal.
+TRAININGS, PICTURES = "training seeds", "image seeds"
+# What would take more training seeds or images than so many is as good as equal.
 MOST_PAIRS = 50
 # Student's t, 97.5 %, for 1, 2, ... degrees of freedom; 1.96 for infinitely many.
 T_975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10,
@@ -27,7 +27,7 @@ class Strength(IntEnum):
 
     UNKNOWN = 0  # it was measured once, or not at all: nothing is known about its uncertainty
     TIED = 1  # zero lies inside its 95 % interval
-    FILES = 2  # told apart over pictures: so of these two files, not of the settings they were trained with
+    FILES = 2  # told apart over images: so of these two files, not of the settings they were trained with
     TRAININGS = 3  # told apart over trainings with several seeds: so of the settings
 
 
@@ -73,7 +73,7 @@ def strength(found: Difference | None) -> Strength:
 
 
 def pairs_to_tell(found: Difference, most: int = MOST_PAIRS) -> int | None:
-    """How many pairs (training seeds or pictures) would tell this difference apart, did it stay as large as it seems.
+    """How many pairs (training seeds or images) would tell this difference apart, did it stay as large as it seems.
 
     None where nothing is known about its uncertainty, and above `most`, where the two are as good as equal.
     """
@@ -130,7 +130,7 @@ def over_trainings(differences: Sequence[float], spread: Spread | None = None) -
 
 
 def over_pictures(value: float, samples: Sequence[Sequence[float]]) -> Difference:
-    """A difference of two files; `samples` are its parts picture by picture, a sequence for each metric."""
+    """A difference of two files; `samples` are its parts image by image, a sequence for each metric."""
     error, count = sum_error(samples)
     return Difference(value, error, count, PICTURES, math.inf if error is None else quantile(count - 1))
 

@@ -100,7 +100,7 @@ class Grid:
     # Cells
 
     def entry_for(self, cell: Cell, family: str | None = None) -> Entry | None:
-        """The file of a cell, None for the picture without one; raises AdapterLabError with why there is none."""
+        """The file of a cell, None for the image without one; raises AdapterLabError with why there is none."""
         if cell.is_baseline:
             return None
         if cell.file is not None and cell.step is None:

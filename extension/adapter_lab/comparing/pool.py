@@ -89,7 +89,7 @@ class Pool:
 
     @property
     def group(self) -> list[Run]:
-        """The runs that were trained on the same pictures as the prompt's adapter, else those in its folder."""
+        """The runs that were trained on the same images as the prompt's adapter, else those in its folder."""
         own = self.prompt_run
         if own is None:
             return []

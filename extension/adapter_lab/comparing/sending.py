@@ -1,6 +1,6 @@
 """What the X/Y/Z plot is filled with to compare the files of a run or the runs of a study.
 
-Web UIs take the settings of a script from a picture's infotext, each with its own page; so that is the form of it.
+Web UIs take the settings of a script from an image's infotext, each with its own page; so that is the form of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from adapter_lab.comparing.values import NONE
 from adapter_lab.errors import AdapterLabError
 from adapter_lab.sample_prompts import read_prompt
 
-MOST_STEPS = 8  # beside the picture without an adapter
+MOST_STEPS = 8  # beside the image without an adapter
 PROMPTS, SEED = "Prompt S/R", "Seed"  # axes of the web UI's own
 
 
@@ -30,7 +30,7 @@ class Plot:
     axes: tuple[tuple[str, tuple[str, ...]], ...]
 
     def infotext(self, script: str) -> str:
-        """As a picture's infotext. script: what the web UI calls its X/Y/Z plot."""
+        """As an image's infotext. script: what the web UI calls its X/Y/Z plot."""
         entries = [f"Seed: {self.seed}", f"Script: {script}"]
         for letter, (label, values) in zip("XYZ", self.axes):
             entries += [f"{letter} Type: {_quoted(label)}", f"{letter} Values: {_quoted(csv_line(values))}"]

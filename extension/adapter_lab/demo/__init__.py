@@ -1,1 +1,1 @@
-"""The toy world: drawn pictures, a small SDXL trained on them, and a scorer of what an adapter learned."""
+"""The toy world: drawn images, a small SDXL trained on them, and a scorer of what an adapter learned."""

@@ -1,4 +1,4 @@
-"""The demo's training folder: drawn pictures of the two new characters, alone and together, with captions."""
+"""The demo's training folder: drawn images of the two new characters, alone and together, with captions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def character_scene(characters: list[Character], rng: random.Random) -> Scene:
 
 
 def casts(count: int) -> list[tuple[Character, ...]]:
-    """Who is on each of `count` pictures: 15/40 the first alone, 15/40 the second, the rest both, in either order."""
+    """Who is on each of `count` images: 15/40 the first alone, 15/40 the second, the rest both, in either order."""
     first, second = CHARACTERS
     alone = round(count * ALONE_SHARE)
     together = [(first, second) if index % 2 == 0 else (second, first) for index in range(count - 2 * alone)]

@@ -60,7 +60,7 @@ def _shade(colour: Colour, factor: float) -> Colour:
 
 
 class Variation:
-    """How much pictures of the same scene differ: 1 for the VAE and the scorer, less for what the base learns from."""
+    """How much images of the same scene differ: 1 for the VAE and the scorer, less for what the base learns from."""
 
     def __init__(self, rng: random.Random, amount: float) -> None:
         self.rng, self.amount = rng, amount
@@ -75,7 +75,7 @@ class Variation:
 
 
 class Pen:
-    """Draws in a figure's own coordinates: x from its axis, y from the picture's top, feet at 122."""
+    """Draws in a figure's own coordinates: x from its axis, y from the image's top, feet at 122."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, x: float, y: float, scale: float) -> None:
         self.draw, self.x, self.y, self.scale = draw, x, y, scale
@@ -365,11 +365,11 @@ _PAINTERS: dict[str, Callable[[Pen, Variation], None]] = {
 }
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 def draw_scene(scene: Scene, rng: random.Random, amount: float = 1.0) -> Image.Image:
-    """The scene as a 128 x 128 RGB picture; position, size, colours and background vary with `rng`, times `amount`."""
+    """The scene as a 128 x 128 RGB image; position, size, colours and background vary with `rng`, times `amount`."""
     side, variation = SIZE * SUPERSAMPLE, Variation(rng, amount)
     image = Image.new("RGB", (side, side))
     draw = ImageDraw.Draw(image)

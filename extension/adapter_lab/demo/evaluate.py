@@ -31,7 +31,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over the pictures of each group, all in 0..1."""
+    """Means over the images of each group, all in 0..1."""
 
     likeness_first: float
     likeness_second: float
@@ -70,7 +70,7 @@ def ordinary_prompts(figures: int, count: int, seed: int) -> list[Prompt]:
 
 @dataclass(frozen=True)
 class Parts:
-    """The modules that make pictures; `encode` maps captions to hidden states (n, 77, d) and pooled output (n, p)."""
+    """The modules that make images; `encode` maps captions to hidden states (n, 77, d) and pooled output (n, p)."""
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
@@ -79,9 +79,9 @@ class Parts:
 
 @torch.no_grad()
 def generate(parts: Parts, prompts: Sequence[Prompt], batch: int = 24, steps: int = STEPS) -> torch.Tensor:
-    """One picture per prompt, float (n, 3, 128, 128) in [-1, 1], by DDIM with classifier-free guidance.
+    """One image per prompt, float (n, 3, 128, 128) in [-1, 1], by DDIM with classifier-free guidance.
 
-    A picture depends on its prompt and seed only, not on the batch it is in. Previews and hosts draw with whole
+    An image depends on its prompt and seed only, not on the batch it is in. Previews and hosts draw with whole
     pipelines; this is the same computation for many prompts at once.
     """
     pictures = []
@@ -102,7 +102,7 @@ def generate(parts: Parts, prompts: Sequence[Prompt], batch: int = 24, steps: in
 
 
 def evaluate(parts: Parts, scorer: ScorerNet, count: int = 24, seed: int = 100, steps: int = STEPS) -> Evaluation:
-    """Draws `count` pictures of each group (first, second, both, one ordinary figure, two) and scores them."""
+    """Draws `count` images of each group (first, second, both, one ordinary figure, two) and scores them."""
     groups = [
         character_prompts([0], count, seed),
         character_prompts([1], count, seed + 1),
@@ -127,7 +127,7 @@ def evaluate(parts: Parts, scorer: ScorerNet, count: int = 24, seed: int = 100, 
 
 
 def likeness_alone(parts: Parts, scorer: ScorerNet, count: int = 24, seed: int = 100) -> float:
-    """Mean likeness, 0 to 1, of `count` pictures of each character alone: those of `evaluate` with the same seed."""
+    """Mean likeness, 0 to 1, of `count` images of each character alone: those of `evaluate` with the same seed."""
     prompts = [prompt for index in (0, 1) for prompt in character_prompts([index], count, seed + index)]
     seen = read_pictures(scorer, generate(parts, prompts))
     return fmean(likeness(scene.figures[0], CHARACTERS[index // count]) for index, scene in enumerate(seen))

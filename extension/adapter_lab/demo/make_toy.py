@@ -23,7 +23,7 @@ ERROR_FILE = TOY_FILE.with_name("scorer_error.json")
 
 @dataclass(frozen=True)
 class Effort:
-    """Steps of each stage and numbers of pictures."""
+    """Steps of each stage and numbers of images."""
 
     vae: int = 1250
     base: int = 3800

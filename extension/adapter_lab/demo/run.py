@@ -31,7 +31,7 @@ STEPS = 200
 SAVE_EVERY = 50
 BATCH = 8
 PICTURES = 40
-EVALUATED = 16  # pictures of each of the five groups per adapter
+EVALUATED = 16  # images of each of the five groups per adapter
 # The share of a character's attributes by which a trained adapter must beat the base, alone and together.
 MARGIN = 0.35
 # One network per row: name, settings of NetworkConfig.
@@ -44,7 +44,7 @@ TYPES: dict[str, dict[str, Any]] = {
 LEGEND = """\
 vexa, orrin, both: likeness, the share of each new character's 7 attributes that is right, alone and together;
 bleeding: the share that is the other character's; tags: the share of ordinary tags still drawn right with one and
-with two figures. {pictures} pictures per row."""
+with two figures. {images} images per row."""
 
 Say = Callable[[str], None]
 
@@ -143,7 +143,7 @@ def run_demo(out: Path = Path("demo-output"), steps: int = STEPS, say: Say | Non
         shutil.rmtree(out / name, ignore_errors=True)
     pictures = out / "pictures"
     write_demo_folder(pictures, PICTURES)
-    say(f"Drew {PICTURES} pictures of two new characters in {pictures}.")
+    say(f"Drew {PICTURES} images of two new characters in {pictures}.")
     scorer, shown = open_scorer(), _shown_prompts()
     base = load_parts(TOY_FILE)
     rows = [Row("base", 0, 0.0, 0, 0, 0.0, evaluate(base, scorer, EVALUATED))]
@@ -229,7 +229,7 @@ def _shown_prompts() -> list[Prompt]:
 
 
 def _cell(pictures: torch.Tensor) -> Image.Image:
-    """Pictures (n, 3, h, w) in [-1, 1] side by side."""
+    """Images (n, 3, h, w) in [-1, 1] side by side."""
     row = ((pictures + 1) * 127.5).round().byte().permute(2, 0, 3, 1).flatten(1, 2)
     return Image.fromarray(row.numpy())
 

@@ -1,6 +1,6 @@
-"""Reads a picture of the toy world back into attributes: likeness, bleeding and tag accuracy.
+"""Reads an image of the toy world back into attributes: likeness, bleeding and tag accuracy.
 
-A small convolutional net sees the picture at 64 x 64 and classifies every attribute of the figure in the middle, on
+A small convolutional net sees the image at 64 x 64 and classifies every attribute of the figure in the middle, on
 the left and on the right, with one head shared by the three places.
 `scorer_error.json` beside this file states its error on held-out drawings.
 """
@@ -23,7 +23,7 @@ HIDDEN = 96
 
 
 class ScorerNet(nn.Module):
-    """Pictures (n, 3, h, w) in [-1, 1] to logits: figures (n, 3, sum of values), background (n, 8), count (n, 2)."""
+    """Images (n, 3, h, w) in [-1, 1] to logits: figures (n, 3, sum of values), background (n, 8), count (n, 2)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def attribute_logits(logits: torch.Tensor) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def read_pictures(net: ScorerNet, pictures: torch.Tensor, batch: int = 64) -> list[Scene]:
-    """What the net sees in pictures (n, 3, h, w) in [-1, 1]; one or two figures as it judges."""
+    """What the net sees in images (n, 3, h, w) in [-1, 1]; one or two figures as it judges."""
     scenes = []
     for chunk in pictures.split(batch):
         figures, backgrounds, counts = net(chunk.float())
@@ -88,7 +88,7 @@ def likeness(figure: Figure, character: Character) -> float:
 
 @dataclass(frozen=True)
 class PairScore:
-    """A picture of two characters: mean likeness, share of attributes that are the other's, all right or not."""
+    """An image of two characters: mean likeness, share of attributes that are the other's, all right or not."""
 
     likeness: float
     bleeding: float
@@ -98,7 +98,7 @@ class PairScore:
 def score_pair(scene: Scene, characters: Sequence[Character] = CHARACTERS) -> PairScore:
     """Matches the two figures to the two characters the better way round, then counts right and swapped attributes.
 
-    A picture with another number of figures has likeness of its best figure, halved, and no bleeding.
+    An image with another number of figures has likeness of its best figure, halved, and no bleeding.
     """
     if len(scene.figures) != 2:
         best = max(likeness(scene.figures[0], character) for character in characters)

@@ -22,7 +22,7 @@ SMALL_MINUTES, SMALL_POINTS, SMALL = 0.4, 2, ("LoRA+TE", "LoKr f4", "diag-OFT")
 
 
 def make_demo_study(folder: Path, small: bool = False, minutes: float = 0.0) -> Path:
-    """Draws the pictures and writes the plan of the toy study into `folder`; returns the plan's file.
+    """Draws the images and writes the plan of the toy study into `folder`; returns the plan's file.
 
     `small`: three variants and one seed. `minutes`: training time of each, 0 for the usual. Raises AdapterLabError
     where `folder` holds another study.
@@ -37,7 +37,7 @@ def make_demo_study(folder: Path, small: bool = False, minutes: float = 0.0) -> 
 
 
 def demo_study(folder: Path, small: bool = False, minutes: float = 0.0) -> Study:
-    """The toy study whose pictures are in `folder`."""
+    """The toy study whose images are in `folder`."""
     study = Study()
     # One thread each, so that as many trainings as there are cores share a processor fairly.
     study.general = General("toy", [SEEDS[0]] if small else list(SEEDS), threads=1)

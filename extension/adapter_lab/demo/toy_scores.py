@@ -1,8 +1,8 @@
-"""The toy world's exact scorer for studies: what a picture shows is read back attribute by attribute.
+"""The toy world's exact scorer for studies: what an image shows is read back attribute by attribute.
 
 Fidelity is the likeness of the two new characters, alone and together; bleeding the share of the other's attributes in
-pictures of both; agreement the share of what a prompt's words ask for (of characters: pose, expression, background and
-number of figures); drift the share of attributes in ordinary pictures that differ from the base's picture.
+images of both; agreement the share of what a prompt's words ask for (of characters: pose, expression, background and
+number of figures); drift the share of attributes in ordinary images that differ from the base's image.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ASKED = "asked of characters"
 
 
 class ToyScorer:
-    """Reads pictures of the toy world with the net that is shipped inside its checkpoint."""
+    """Reads images of the toy world with the net that is shipped inside its checkpoint."""
 
     name = "toy"
     metrics = ("fidelity", "agreement", "bleeding", "drift")

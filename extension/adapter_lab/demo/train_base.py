@@ -90,7 +90,7 @@ def cache_latents(vae: AutoencoderKL, folder: Path, scenes: list[tuple[Scene, in
     factor = 1.0 / latents.std()
     tensors = {"latents": (latents * factor).half().contiguous(), "scaling_factor": factor[None]}
     save_file(tensors, folder / "latents.safetensors")
-    say(f"latents of {len(scenes)} pictures, scaling factor {factor.item():.4f}, {time.monotonic() - started:.0f} s")
+    say(f"latents of {len(scenes)} images, scaling factor {factor.item():.4f}, {time.monotonic() - started:.0f} s")
 
 
 def alphas_cumprod() -> torch.Tensor:

@@ -22,7 +22,7 @@ from .world import ATTRIBUTES, BACKGROUNDS, VALUES, Scene, sample_scene
 
 
 def drawings(count: int, seed: int) -> tuple[list[Scene], np.ndarray]:
-    """`count` scenes with every value there is, half with two figures, and their pictures at 64 x 64, uint8."""
+    """`count` scenes with every value there is, half with two figures, and their images at 64 x 64, uint8."""
     rng = random.Random(seed)
     scenes = [sample_scene(rng, 1 + index % 2, VALUES) for index in range(count)]
     return scenes, np.stack([np.asarray(draw_scene(scene, rng).reduce(2)) for scene in scenes])
@@ -30,7 +30,7 @@ def drawings(count: int, seed: int) -> tuple[list[Scene], np.ndarray]:
 
 @torch.no_grad()
 def through_vae(vae: AutoencoderKL, scenes: list[Scene], seed: int, noise: float = 0.1) -> np.ndarray:
-    """The scenes drawn, encoded, disturbed and decoded, at 64 x 64, uint8: as generated pictures look."""
+    """The scenes drawn, encoded, disturbed and decoded, at 64 x 64, uint8: as generated images look."""
     rng, generator, parts = random.Random(seed), torch.Generator().manual_seed(seed), []
     for start in range(0, len(scenes), 32):
         batch = to_tensor(np.stack([np.asarray(draw_scene(scene, rng)) for scene in scenes[start : start + 32]]))

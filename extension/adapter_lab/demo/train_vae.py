@@ -29,14 +29,14 @@ RATE = 1.5e-3
 
 
 def draw_pool(count: int, seed: int) -> np.ndarray:
-    """`count` pictures, uint8 (count, 128, 128, 3): figures with every value there is, and random shapes."""
+    """`count` images, uint8 (count, 128, 128, 3): figures with every value there is, and random shapes."""
     rng = random.Random(seed)
     pool = np.empty((count, SIZE, SIZE, 3), np.uint8)
     for index in range(count):
         if rng.random() < 0.12:
             image = draw_shapes(rng)
         else:
-            # Half as varied as can be, half as the base's pictures are.
+            # Half as varied as can be, half as the base's images are.
             image = draw_scene(sample_scene(rng, rng.choice((1, 2)), VALUES), rng, rng.choice((1.0, VARIATION)))
         pool[index] = np.asarray(image)
     return pool
@@ -58,7 +58,7 @@ def _batch(pool: np.ndarray, size: int, crop: int, rng: np.random.Generator) -> 
 
 
 def reconstruction_loss(picture: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
-    """L1 plus twice MSE of pictures in [-1, 1]."""
+    """L1 plus twice MSE of images in [-1, 1]."""
     return F.l1_loss(picture, batch) + 2 * F.mse_loss(picture, batch)
 
 
@@ -117,7 +117,7 @@ def _fit(
     pool: np.ndarray,
     say: Say,
 ) -> None:
-    """AdamW with warm-up, a flat half and a linear end; crops first, whole pictures for the last tenth of the steps."""
+    """AdamW with warm-up, a flat half and a linear end; crops first, whole images for the last tenth of the steps."""
     first = saved_step(path)
     torch.manual_seed(first)
     rng = np.random.default_rng(first)

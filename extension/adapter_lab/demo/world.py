@@ -37,7 +37,7 @@ NOVEL_VALUES: dict[str, tuple[str, ...]] = {
 }
 VALUES: dict[str, tuple[str, ...]] = {name: base + NOVEL_VALUES.get(name, ()) for name, base in BASE_VALUES.items()}
 BACKGROUNDS = ("white", "meadow", "beach", "night", "sunset", "room", "forest", "city")
-# How much the base's and the demo's pictures of one scene differ, of what the VAE and the scorer see (`draw_scene`). At
+# How much the base's and the demo's images of one scene differ, of what the VAE and the scorer see (`draw_scene`). At
 # 8 x 8 pixels per latent every shift by a pixel is another latent; with 1.0 the base learns places, not tags.
 VARIATION = 0.2
 BACKGROUND_TAGS = {name: "whitebackground" if name == "white" else name for name in BACKGROUNDS}

@@ -20,10 +20,10 @@ class GpuHandover:
         self._host = host
         self._settings = settings
         self._active = active
-        self._asking = False  # a training waits for the picture that is being made
+        self._asking = False  # a training waits for the image that is being made
 
     def give_gpu(self) -> None:
-        """Unload the web UI's model, once no picture is being made: what a training waits for before it starts."""
+        """Unload the web UI's model, once no image is being made: what a training waits for before it starts."""
         if not self._settings.free_gpu:
             return
         self._asking = True
@@ -42,12 +42,12 @@ class GpuHandover:
         if run is None or not (chosen == WAIT or (chosen == ASK and from_api)):
             return
         waited_for, said = run.id, False
-        # One that waits for us to end would wait for ever; it gets its turn after this picture.
+        # One that waits for us to end would wait for ever; it gets its turn after this image.
         while run is not None and run.id == waited_for and not self._asking:
             if state.interrupted or getattr(state, "stopping_generation", False):
                 return
             if not said:
-                say(f"the picture waits until the training of {run.name} has ended (Settings > Adapter Lab).")
+                say(f"the image waits until the training of {run.name} has ended (Settings > Adapter Lab).")
                 said = True
             state.textinfo = f"Waiting for the training of {run.name} ({run.progress:.0%})"
             time.sleep(LOOK_EVERY_SECONDS)

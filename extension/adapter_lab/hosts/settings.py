@@ -17,7 +17,7 @@ OPTIONS: dict[str, tuple[Any, str, str, dict[str, Any], str]] = {
         "Which adapter files",
         "Radio",
         {"choices": [ONLY_WRONG, EVERY_FILE]},
-        "all adapter files: the same picture in every web UI, byte by byte the same code",
+        "all adapter files: the same image in every web UI, byte by byte the same code",
     ),
     "adapter_lab_verbosity": (
         "normal",
@@ -38,7 +38,7 @@ OPTIONS: dict[str, tuple[Any, str, str, dict[str, Any], str]] = {
         "Generating while a training runs",
         "Radio",
         {"choices": [ASK, WAIT, GO_ON]},
-        "ask: the page asks first, and API calls wait; wait: pictures are made when the training has ended; "
+        "ask: the page asks first, and API calls wait; wait: images are made when the training has ended; "
         "go on: both share the GPU",
     ),
     "adapter_lab_free_gpu": (
@@ -46,7 +46,7 @@ OPTIONS: dict[str, tuple[Any, str, str, dict[str, Any], str]] = {
         "Unload the web UI's model before a training",
         "Checkbox",
         {},
-        "it is loaded again for the next picture; off: for those who train on another GPU",
+        "it is loaded again for the next image; off: for those who train on another GPU",
     ),
     "adapter_lab_runs_folder": (
         "",
@@ -60,7 +60,7 @@ OPTIONS: dict[str, tuple[Any, str, str, dict[str, Any], str]] = {
         "Further folders",
         "Textbox",
         {"lines": 3},
-        "one a line: pictures and files there may be used when the web UI listens beyond this machine, as its own may",
+        "one a line: images and files there may be used when the web UI listens beyond this machine, as its own may",
     ),
     "adapter_lab_names": (
         "",

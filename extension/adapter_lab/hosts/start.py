@@ -78,7 +78,7 @@ def stop() -> None:
 
 
 def script_class(scripts: Any, host: Host, loader: Loader) -> type:
-    """Our script: invisible, always on, it writes what was loaded into each picture. scripts: `modules.scripts`."""
+    """Our script: invisible, always on, it writes what was loaded into each image. scripts: `modules.scripts`."""
 
     class AdapterLab(scripts.Script):
         def title(self) -> str:
@@ -106,5 +106,5 @@ def script_class(scripts: Any, host: Host, loader: Loader) -> type:
 def _write(how: Callable[[Any, list[FileReport]], None], p: Any, reports: Callable[[], list[FileReport]]) -> None:
     try:
         how(p, reports())
-    except Exception:  # a remark is not worth a picture
-        say(f"could not write into the picture's infotext:\n{traceback.format_exc()}")
+    except Exception:  # a remark is not worth an image
+        say(f"could not write into the image's infotext:\n{traceback.format_exc()}")

@@ -90,7 +90,7 @@ def import_dataset_file(config: TrainConfig, tables: Mapping[str, Any], keys: Ke
         whole = {**inherited, **general, **own}
         wholes.append(Keys({n: whole[n] for n in BUCKET_KEYS if n in whole}, keys.left_out, f"datasets[{number}]."))
     if not subsets:
-        raise ConfigError("The dataset file has no [[datasets.subsets]], so it names no pictures.")
+        raise ConfigError("The dataset file has no [[datasets.subsets]], so it names no images.")
     _shared(config, subsets)
     shared = {name: wholes[0].values.get(name) for name in BUCKET_KEYS}
     _buckets(config, wholes[0])
@@ -120,7 +120,7 @@ def _source(subset: Keys) -> SourceConfig:
     source = SourceConfig(folder=subset.text("image_dir"))
     if not source.folder:
         what = " (metadata files of fine-tuning cannot be imported)" if "metadata_file" in subset.values else ""
-        raise ConfigError(f"{subset.name}image_dir is missing{what}: name the folder of pictures there.")
+        raise ConfigError(f"{subset.name}image_dir is missing{what}: name the folder of images there.")
     for theirs, (ours, kind, default) in OWN.items():
         setattr(source, ours, getattr(subset, kind)(theirs, default))
     return source
@@ -139,7 +139,7 @@ def _own_sizes(config: TrainConfig, keys: Keys, shared: Mapping[str, Any]) -> di
 
 
 def _without_doubles(sources: list[SourceConfig], subsets: list[Keys]) -> list[SourceConfig]:
-    """Each folder once per resolution: a second listing of the same pictures is more repeats of them."""
+    """Each folder once per resolution: a second listing of the same images is more repeats of them."""
     kept: dict[tuple[str, int | str], SourceConfig] = {}
     for source, subset in zip(sources, subsets):
         first = kept.setdefault((source.folder, source.resolution), source)

@@ -45,7 +45,7 @@ def _otherwise(words: str, names: str) -> dict[str, Row]:
     return dict.fromkeys(names.split(), Row(OTHERWISE, words))
 
 
-_SAVES = "pictures are made at each save"
+_SAVES = "images are made at each save"
 _GO_ON = "go on with `adapter-lab resume` in a run folder of ours"
 _DEVICE = "one run trains on one device here, without this way of saving memory"
 _METADATA = "metadata describe the run by themselves"
@@ -107,28 +107,28 @@ OPTIONS: dict[str, Row] = {
     **_left("the tokenizer belongs to the base model", "tokenizer"),
     **_left(_GO_ON, "resume resume_from_huggingface initial_epoch initial_step skip_until_initial_step", 0),
     **_left(_SAVES, "sample_every_n_steps sample_every_n_epochs", 0),
-    **_left("pictures before the first step are made by default", "sample_at_first"),
+    **_left("images before the first step are made by default", "sample_at_first"),
     **_left("the sampler is ours", "sample_sampler"),
     **_left(_STATES, "save_last_n_steps_state save_last_n_epochs_state", 0),
     **_left("adapter files are .safetensors here", "save_model_as", "safetensors"),
     **_left(_METADATA, "training_comment no_metadata metadata_*"),
     **_left(_DEVICE, "multi_gpu deepspeed zero_stage zero3_* offload_* cpu_offload_checkpointing ddp_*", 2),
     **_left("inpainting models are not trained here", "train_inpainting"),
-    **_left("pictures are encoded whole", "vae_enable_tiling"),
+    **_left("images are encoded whole", "vae_enable_tiling"),
     **_left("nothing is uploaded", "huggingface_* wandb_* async_upload save_state_to_huggingface"),
     **_left("the validation loss is measured at each save", "validate_every_n_steps validate_every_n_epochs", 0),
-    **_left("all pictures held out are measured", "max_validation_steps", 0),
-    **_left("the pictures held out are chosen by their content", "validation_seed"),
+    **_left("all images held out are measured", "max_validation_steps", 0),
+    **_left("the images held out are chosen by their content", "validation_seed"),
     **_left("there is no token warm-up here", "token_warmup_min", 1),
     **_left("there is no token warm-up here", "token_warmup_step", 0),
-    **_left("caption dropout is drawn per picture here", "caption_dropout_every_n_epochs", 0),
+    **_left("caption dropout is drawn per image here", "caption_dropout_every_n_epochs", 0),
     **_left("there is no second separator here", "secondary_separator"),
     **_left("tags are separated by commas here", "caption_separator", ",", ", "),
     **_left("there is no face crop here", "face_crop_aug_range"),
-    **_left("how pictures are resized cannot be chosen here", "resize_interpolation"),
+    **_left("how images are resized cannot be chosen here", "resize_interpolation"),
     **_left("the adapter's strength while training is 1", "network_multiplier", 1),
-    **_left("captions are read from the files beside the pictures", "metadata_file in_json"),
-    **_left("such folders are not read; put masks beside the pictures and set dataset.mask", "conditioning_data_dir"),
+    **_left("captions are read from the files beside the images", "metadata_file in_json"),
+    **_left("such folders are not read; put masks beside the images and set dataset.mask", "conditioning_data_dir"),
     **_left("such attributes of a subset are not known here", "custom_attributes"),
 }
 

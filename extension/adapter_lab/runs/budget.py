@@ -1,7 +1,7 @@
 """How long a run trains and when it saves: steps, epochs and minutes.
 
-The minutes of a budget are training time: reading pictures, forward, backward and optimiser. Loading, caching, saving,
-sample pictures and validation do not count, so that variants that are compared get the same time to learn.
+The minutes of a budget are training time: reading images, forward, backward and optimiser. Loading, caching, saving,
+sample images and validation do not count, so that variants that are compared get the same time to learn.
 """
 
 from __future__ import annotations

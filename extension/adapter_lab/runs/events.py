@@ -5,7 +5,7 @@ Every event has `event` (its kind) and `time` (seconds since 1970). Kinds and wh
     resumed     step: events of later steps written before this one no longer count
     note        message that is good to know
     warning     message about what a person may want to change
-    dataset     report on the pictures, and its text
+    dataset     report on the images, and its text
     preparing   what (scan, latents, captions), done, total
     cached      what, made, found, seconds
     training    step, total_steps (0: only time ends it), steps_per_epoch: the steps begin; with Prodigy growth_rate (0:
@@ -15,10 +15,10 @@ Every event has `event` (its kind) and `time` (seconds since 1970). Kinds and wh
     sample      step, paths, prompts
     saved       step, path, bytes, final, requested (by a person), removed (older files deleted for it)
     renamed     step, old, path: a saved file has another name from now on
-    pictures    step, pictures: those learned worst so far, and how many there are
+    images    step, images: those learned worst so far, and how many there are
     prompts     step, prompts: the sample prompts were changed
     state       step, path, seconds (of training so far)
-    finished    step, reason, seconds, seconds_per_step, final_loss, peak_bytes, loading_peak_bytes, adapters, pictures,
+    finished    step, reason, seconds, seconds_per_step, final_loss, peak_bytes, loading_peak_bytes, adapters, images,
                 findings: sentences on what the steps show
     failed      message
     stopped     message: its process was ended by a person, without saving

@@ -100,7 +100,7 @@ def stalled_estimate(state: RunState, ended: bool) -> str:
             return (
                 f"Prodigy's estimate d for {part} {'never left' if ended else 'is still at'} its start {first:.1e} in "
                 f"{len(column):,} steps, so hardly anything {'was' if ended else 'is'} learned: look at the captions "
-                f"and pictures, or start a new run with optimizer.d0 {USEFUL:g} or a larger optimizer.d_coef."
+                f"and images, or start a new run with optimizer.d0 {USEFUL:g} or a larger optimizer.d_coef."
             )
         if len(column) >= STILL_UNCHANGED and last < GROWN * first and column[-STILL_UNCHANGED] >= last:
             return (

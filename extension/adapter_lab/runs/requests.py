@@ -2,12 +2,12 @@
 
 stop          save, then end
 save-now      save an adapter and a state
-sample-now    make sample pictures
+sample-now    make sample images
 prompts.json  list of the sample prompts from now on
 
 And one that the next session looks for when it begins:
 
-accept-pictures  go on although pictures or captions are not as they were
+accept-pictures  go on although images or captions are not as they were
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def request_save(folder: Path) -> None:
 
 
 def request_sample(folder: Path) -> None:
-    """Ask the run in `folder` for sample pictures after the present step."""
+    """Ask the run in `folder` for sample images after the present step."""
     _leave(folder, SAMPLE)
 
 
@@ -48,12 +48,12 @@ def set_prompts(folder: Path, prompts: list[str]) -> None:
 
 
 def accept_pictures(folder: Path) -> None:
-    """Let the next session of the run in `folder` go on although pictures or captions have changed."""
+    """Let the next session of the run in `folder` go on although images or captions have changed."""
     _leave(folder, ACCEPT)
 
 
 def take_acceptance(folder: Path) -> bool:
-    """Whether changed pictures and captions were accepted; asked once."""
+    """Whether changed images and captions were accepted; asked once."""
     accepted = (folder / ACCEPT).exists()
     (folder / ACCEPT).unlink(missing_ok=True)
     return accepted

@@ -196,7 +196,7 @@ TAKE: dict[str, Callable[[RunState, Event], None]] = {
 
 
 def sample_files(event: Event) -> list[dict[str, Any]]:
-    """The pictures of a "sample" event: step, file (its name in `samples/`), prompt, index."""
+    """The images of a "sample" event: step, file (its name in `samples/`), prompt, index."""
     prompts = event.get("prompts") or []
     return [
         {

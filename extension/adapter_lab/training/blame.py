@@ -1,4 +1,4 @@
-"""What is to blame for a loss that is not finite: a picture's latents, a caption's encoding, the base, the adapter."""
+"""What is to blame for a loss that is not finite: an image's latents, a caption's encoding, the base, the adapter."""
 
 from __future__ import annotations
 

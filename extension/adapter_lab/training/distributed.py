@@ -1,7 +1,7 @@
 """One run over several devices, started by `accelerate launch`: each process takes its share of every batch.
 
 The adapter is small beside the base, so its gradients are summed here rather than by a wrapper around the model. Noise
-and captions depend on the picture alone, so the global batch is that of a single process. Only the first process writes
+and captions depend on the image alone, so the global batch is that of a single process. Only the first process writes
 anything that stays.
 """
 

@@ -1,4 +1,4 @@
-"""What a run shows of its progress: sample pictures, and the loss on pictures held out from training."""
+"""What a run shows of its progress: sample images, and the loss on images held out from training."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from adapter_lab.training.prepare import Machine, Prepared
 
 Made = TypeVar("Made")
 
-# Noise levels each held-out picture is tried at, evenly over the trained range.
+# Noise levels each held-out image is tried at, evenly over the trained range.
 VALIDATION_LEVELS = 4
 
 
 @dataclass
 class Feedback:
-    """Sample pictures and validation loss of one run; neither changes what is trained."""
+    """Sample images and validation loss of one run; neither changes what is trained."""
 
     prepared: Prepared
     machine: Machine
@@ -42,7 +42,7 @@ class Feedback:
     seed: int
 
     def show(self, step: int, done: Collection[str] = ()) -> None:
-        """Validation loss and sample pictures of the present weights, but for the kinds of events already `done`."""
+        """Validation loss and sample images of the present weights, but for the kinds of events already `done`."""
         with self._showing():
             if "validation" not in done:
                 self.validate(step)
@@ -50,14 +50,14 @@ class Feedback:
                 self.pictures(step)
 
     def show_baseline(self) -> None:
-        """Sample pictures of the base without the adapter."""
+        """Sample images of the base without the adapter."""
         with self._showing():
             self.pictures(0, baseline=True)
 
     def show_now(self, step: int) -> None:
-        """Sample pictures of the present weights because a person asked for them."""
+        """Sample images of the present weights because a person asked for them."""
         if not self.preview.prompts:
-            self.records.note("No sample pictures were made, since there are no sample prompts.")
+            self.records.note("No sample images were made, since there are no sample prompts.")
         with self._showing():
             self.pictures(step)
 
@@ -80,18 +80,18 @@ class Feedback:
             self.prepared.train(True)
 
     def pictures(self, step: int, baseline: bool = False) -> list[Path]:
-        """Save one picture per prompt as `samples/<step>-<prompt>.png`; returns the files."""
+        """Save one image per prompt as `samples/<step>-<prompt>.png`; returns the files."""
         if not self.preview.prompts:
             return []
         try:
             pictures, why = within_memory(lambda spare: self._drawn(baseline, SMALL_TILE if spare else 0))
         except (AdapterLabError, OSError) as error:
             # With phased loading the VAE comes from the checkpoint's file again, which may be gone by now.
-            self.records.warning(f"Sample pictures could not be made ({error}); training goes on.")
+            self.records.warning(f"Sample images could not be made ({error}); training goes on.")
             return []
         if pictures is None:
             self.records.warning(
-                f"Sample pictures need more memory than there is ({why}); training goes on without them. A smaller "
+                f"Sample images need more memory than there is ({why}); training goes on without them. A smaller "
                 "preview.width and preview.height needs less."
             )
             return []
@@ -104,7 +104,7 @@ class Feedback:
                     picture.save(file, format="PNG")
         except OSError as error:
             # Not worth a night's training.
-            self.records.warning(f"Sample pictures could not be written to {self.samples} ({error}); training goes on.")
+            self.records.warning(f"Sample images could not be written to {self.samples} ({error}); training goes on.")
             return []
         self.records.event("sample", step=step, paths=[str(path) for path in paths], prompts=self.preview.prompts)
         return paths
@@ -135,7 +135,7 @@ class Feedback:
         return self.prompts
 
     def validate(self, step: int) -> float | None:
-        """Mean plain loss over held-out pictures at fixed noise and timesteps; None without held-out pictures."""
+        """Mean plain loss over held-out images at fixed noise and timesteps; None without held-out images."""
         if not self.prepared.dataset.held_out:
             return None
         prepared, seed = self.prepared, self.seed
@@ -167,7 +167,7 @@ def within_memory(work: Callable[[bool], Made]) -> tuple[Made | None, str]:
 
 @torch.no_grad()
 def validation_loss(prepared: Prepared, dataset: Dataset, batch_size: int, seed: int) -> float:
-    """Mean plain loss of the held-out pictures, each at VALIDATION_LEVELS timesteps with noise that never changes."""
+    """Mean plain loss of the held-out images, each at VALIDATION_LEVELS timesteps with noise that never changes."""
     # Perturbed inputs are a way to train, not what is asked of the adapter.
     denoiser = replace(prepared.denoiser, loss=replace(prepared.denoiser.loss, input_perturbation=0.0))
     levels = validation_timesteps(denoiser.loss, denoiser.objective.steps)

@@ -65,7 +65,7 @@ def resume(
 
     `changes` are settings such as {"run.steps": 2000}; those that would make it another run are refused.
     `until_point`: pause at this saving point, as a race does to compare; 0: go on to the end of the budget.
-    `accept_pictures`: go on although pictures or captions have changed; the run is then no longer bit for bit the same.
+    `accept_pictures`: go on although images or captions have changed; the run is then no longer bit for bit the same.
     """
     folder = RunFolder(Path(run_folder))
     if not folder.config.exists():

@@ -1,4 +1,4 @@
-"""The phases before the first step: look at the pictures, encode them and their captions, load the UNet, add adapters.
+"""The phases before the first step: look at the images, encode them and their captions, load the UNet, add adapters.
 
 Each model is in memory only in its phase (`precision.phased_loading`), so the largest of them alone decides what fits.
 """
@@ -90,7 +90,7 @@ class Preparation:
         self._stop_reason = stop_reason
 
     def run(self) -> Prepared:
-        """All phases; raises AdapterLabError for what is wrong with the base, the pictures or the settings."""
+        """All phases; raises AdapterLabError for what is wrong with the base, the images or the settings."""
         config = self.config
         base = open_base(config.base)
         base.check()
@@ -154,12 +154,12 @@ class Preparation:
         return dataset
 
     def latents(self, base: Base, dataset: Dataset, vae: Slot[nn.Module]) -> Source:
-        """Encode the pictures into the cache, or keep the VAE to encode them in each step."""
+        """Encode the images into the cache, or keep the VAE to encode them in each step."""
         config = self.config.dataset
         if config.cache_latents == "off" or not dataset.cacheable:
             if config.cache_latents != "off":
                 self.records.note(
-                    "Latents are not cached, because every use of a picture is cropped or coloured differently; the "
+                    "Latents are not cached, because every use of an image is cropped or coloured differently; the "
                     "VAE stays in memory and encodes in each step, which takes longer."
                 )
             encode = functools.partial(_encode, vae.get(), self.machine.device)
@@ -209,7 +209,7 @@ class Preparation:
         return off or dataset.captions_vary or bool(trained_text_parts(self.config, base))
 
     def prompts(self, encoders: Slot[TextEncoders]) -> list[PromptText]:
-        """The encoded prompts of the sample pictures; empty where none are made."""
+        """The encoded prompts of the sample images; empty where none are made."""
         if not self.config.preview.prompts:
             return []
         return encoders.use(lambda model: encode_prompts(model, self.config.preview))

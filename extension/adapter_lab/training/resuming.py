@@ -17,11 +17,11 @@ from adapter_lab.training.output.checkpoint import TrainingState
 from adapter_lab.upgrades import changed_settings
 
 # The part of a state's fingerprint that a person may accept a change of.
-PICTURES = "the pictures or captions"
+PICTURES = "the images or captions"
 
 
 def remember_pictures(folder: RunFolder, dataset: Dataset) -> None:
-    """Write down which pictures and captions the run is trained on."""
+    """Write down which images and captions the run is trained on."""
     found = {"fingerprint": dataset.fingerprint, "pictures": contents(dataset)}
     files.write_json(folder.pictures, found, sync=False)
 
@@ -36,7 +36,7 @@ def check_state(
 ) -> str:
     """Raise AdapterLabError naming what has changed since `state` was saved, or give a sentence on what was accepted.
 
-    `accepted`: changes of pictures and captions are. `last`: the newest adapter file, for a new run to start from.
+    `accepted`: changes of images and captions are. `last`: the newest adapter file, for a new run to start from.
     """
     changed = [name for found in (_changed(*entry, state.fingerprint) for entry in present.items()) for name in found]
     if not changed:
@@ -48,7 +48,7 @@ def check_state(
         # Or accepted before, by a session that saved no state of its own.
         if acceptable and (accepted or known.get("fingerprint") == dataset.fingerprint):
             return (
-                f"The pictures or captions are not those of step {state.step} any more{found and f': {found}'}. As "
+                f"The images or captions are not those of step {state.step} any more{found and f': {found}'}. As "
                 "accepted, the run goes on with them; it is no longer, bit for bit, the run that it would have been."
             )
         changed[changed.index(PICTURES)] = f"{PICTURES} ({found})" if found else PICTURES

@@ -40,7 +40,7 @@ from adapter_lab.training.prepare import Machine, Preparation, Prepared, frozen_
 from adapter_lab.training.resuming import check_state, remember_pictures
 from adapter_lab.validation import without_ignored
 
-# While nothing is saved, the pictures learned worst are written down this often (steps), and so many of them.
+# While nothing is saved, the images learned worst are written down this often (steps), and so many of them.
 PICTURES_EVERY = 200
 PICTURES_SHOWN = 60
 
@@ -50,8 +50,8 @@ class RunResult:
     """What a run came to.
 
     `adapters`: files that are kept, oldest first. `seconds`: training time, without loading, saving and sample
-    pictures. `final_loss`: mean over the last 50 steps. `peak_bytes`: on CUDA allocated, else resident above the start,
-    while training. `pictures`: loss per picture corrected for noise level, the hardest first. `findings`: sentences
+    images. `final_loss`: mean over the last 50 steps. `peak_bytes`: on CUDA allocated, else resident above the start,
+    while training. `pictures`: loss per image corrected for noise level, the hardest first. `findings`: sentences
     on what the steps show, such as an estimate of the learning rate that was held back.
     """
 
@@ -208,7 +208,7 @@ class Run:
         self.budget = RunBudget.of(config.run, self.steps_per_epoch)
         self.points = SaveSchedule(config.save, self.steps_per_epoch)
         for sentence in prospects(config, self.steps_per_epoch):
-            if sentence not in prospects(config):  # which were said before the pictures were read
+            if sentence not in prospects(config):  # which were said before the images were read
                 self.records.warning(sentence)
         o = fitted(config, known_steps(config.run, self.steps_per_epoch))
         optimizer = build_optimizer(rate_groups(prepared.network.parameters_by_part(), o), o)
@@ -338,7 +338,7 @@ class Run:
             if asked.prompts is None:
                 raise AdapterLabError(asked.complaint)
             self.feedback.change_prompts(asked.prompts)
-            # Without prompts the other settings of sample pictures have no effect, and would be refused on a resume.
+            # Without prompts the other settings of sample images have no effect, and would be refused on a resume.
             config_file.write(without_ignored(self.config)[0], self.folder.config)
         except (AdapterLabError, OSError) as error:
             self.records.warning(f"The sample prompts were not changed: {error}")
@@ -348,7 +348,7 @@ class Run:
         self.records.event("prompts", step=step, prompts=asked.prompts)
 
     def rank_pictures(self, step: int) -> None:
-        """Write down the pictures that are learned worst so far, with what a person needs to look at them."""
+        """Write down the images that are learned worst so far, with what a person needs to look at them."""
         ranking = self.records.pictures()
         items = {item.key: item for item in self.prepared.dataset.items}
         worst = [
@@ -408,9 +408,9 @@ class Run:
         return found
 
     def _name_hard_pictures(self, pictures: list[dict[str, Any]]) -> None:
-        """Say which pictures were not learned, if any."""
+        """Say which images were not learned, if any."""
         hard = [entry for entry in pictures if entry["not_learned"]]
         if hard:
             names = ", ".join(f"{e['picture']} ({e['relative_loss']:.2f} times the usual loss)" for e in hard[:5])
             more = f" and {len(hard) - 5} more" if len(hard) > 5 else ""
-            self.records.note(f"Not learned so far: {names}{more}. Look whether picture and caption fit together.")
+            self.records.note(f"Not learned so far: {names}{more}. Look whether image and caption fit together.")

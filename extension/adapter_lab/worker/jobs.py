@@ -1,4 +1,4 @@
-"""Short jobs in the private environment, such as a report on a folder of pictures: their result is JSON."""
+"""Short jobs in the private environment, such as a report on a folder of images: their result is JSON."""
 
 from __future__ import annotations
 

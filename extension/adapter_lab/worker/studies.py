@@ -279,7 +279,7 @@ def _now(trainings: Sequence[_Training], log: RunState) -> str:
         return f"Training {', '.join(running)}."
     if trainings and all(training.word in ENDED for training in trainings):
         return "Scoring what was trained."
-    return "Predicting sizes, and encoding the pictures once for all." if log.started_at else ""
+    return "Predicting sizes, and encoding the images once for all." if log.started_at else ""
 
 
 def _eta(study: Study, trainings: Sequence[_Training]) -> float | None:

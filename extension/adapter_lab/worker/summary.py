@@ -61,7 +61,7 @@ class RunDetail(RunSummary):
     """A run in full.
 
     `config`: section -> setting -> value. `samples`: {step, file, prompt, index, baseline}. `pictures`: those learned
-    worst first, {picture, relative_loss, first, visits, not_learned, path, caption}. `messages`: {time, event, message}
+    worst first, {image, relative_loss, first, visits, not_learned, path, caption}. `messages`: {time, event, message}
     of notes and warnings. `report`: the dataset's. `growth_rate`: the largest growth of Prodigy's estimate d per step,
     0 for any, None for other optimisers. `offset`: how far the event log was read.
     """
@@ -179,7 +179,7 @@ def _living(state: RunState, starting: bool) -> tuple[str, str]:
     return "running", "Loading the base model."
 
 
-PREPARING = {"scan": "Reading pictures", "latents": "Encoding pictures", "captions": "Encoding captions"}
+PREPARING = {"scan": "Reading images", "latents": "Encoding images", "captions": "Encoding captions"}
 
 
 def _finished(end: dict[str, Any]) -> tuple[str, str]:

@@ -86,7 +86,7 @@ class Worker(RunQueries):
     ) -> None:
         """Go on with a run that ended, or start one that never was; `changes` such as {"run.steps": 2000}.
 
-        `accept_pictures`: although pictures or captions were changed. A study goes on by its study.toml, and takes no
+        `accept_pictures`: although images or captions were changed. A study goes on by its study.toml, and takes no
         changes.
         """
         run = self._ended(run_id)
@@ -164,7 +164,7 @@ class Worker(RunQueries):
         requests.request_save(self._living(run_id).path)
 
     def sample(self, run_id: str) -> None:
-        """Have a run make sample pictures now."""
+        """Have a run make sample images now."""
         requests.request_sample(self._living(run_id).path)
 
     def set_prompts(self, run_id: str, prompts: list[str]) -> None:

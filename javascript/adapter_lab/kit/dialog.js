@@ -1,4 +1,4 @@
-/** Questions and enlarged pictures in dialogs, and messages that screen readers announce. */
+/** Questions and enlarged images in dialogs, and messages that screen readers announce. */
 import { button, fill, h } from "./dom.js";
 import { S } from "./strings.js";
 

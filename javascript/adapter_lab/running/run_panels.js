@@ -9,7 +9,7 @@ const WORST = 12;
 const LOG_LINES = 200;
 const LOG_EVERY_MS = 3000;
 
-/** The pictures with the highest loss, beside their captions. @param {import("../app.js").App} app */
+/** The images with the highest loss, beside their captions. @param {import("../app.js").App} app */
 export function picturesPanel(app) {
     const list = h("div", { class: "al-worst" });
     const none = h("p", { class: "al-quiet" }, S.running.noPictures);

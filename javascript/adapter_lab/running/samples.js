@@ -1,4 +1,4 @@
-/** Sample pictures by step: a slider over steps, a picture per prompt, enlarged on demand. */
+/** Sample images by step: a slider over steps, an image per prompt, enlarged on demand. */
 import { open } from "../kit/dialog.js";
 import { button, fill, h, setText, show } from "../kit/dom.js";
 import { S, put } from "../kit/strings.js";

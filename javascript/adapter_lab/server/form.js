@@ -31,7 +31,7 @@ export class Form {
         this.events = new EventTarget();
         this.resolveSoon = debounced(PAUSE_MS, () => this.resolve());
         this.asked = 0;
-        /** Optimiser steps per epoch, once the pictures were read: what a budget of epochs comes to. */
+        /** Optimiser steps per epoch, once the images were read: what a budget of epochs comes to. */
         this.stepsPerEpoch = 0;
         /** The last asking. @type {Promise<void>} */
         this.latest = Promise.resolve();

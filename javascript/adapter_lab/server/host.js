@@ -24,7 +24,7 @@ export function hasPlot() {
 }
 
 /**
- * Fill txt2img and its X/Y/Z plot from a picture's infotext, with the web UI's own button for it, and go there.
+ * Fill txt2img and its X/Y/Z plot from an image's infotext, with the web UI's own button for it, and go there.
  * @param {string} infotext
  */
 export function sendToPlot(infotext) {

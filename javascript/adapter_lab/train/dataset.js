@@ -1,4 +1,4 @@
-/** The report on the folder of pictures: thumbnails, buckets, captions, tags and warnings. */
+/** The report on the folder of images: thumbnails, buckets, captions, tags and warnings. */
 import { debounced, fill, folded, h, table } from "../kit/dom.js";
 import { fileName } from "../kit/format.js";
 import { S, put } from "../kit/strings.js";

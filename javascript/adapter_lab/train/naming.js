@@ -1,4 +1,4 @@
-/** Proposes a run's name from the folder of pictures until a person gives one; a taken name gets a number. */
+/** Proposes a run's name from the folder of images until a person gives one; a taken name gets a number. */
 import { fileName } from "../kit/format.js";
 
 export class NameProposal {

@@ -1,4 +1,4 @@
-/** The Train tab: pictures, base, type, the settings that matter, everything else folded away, and what a run will cost. */
+/** The Train tab: images, base, type, the settings that matter, everything else folded away, and what a run will cost. */
 import { adapterTypes } from "./types.js";
 import { advanced } from "./advanced.js";
 import { baseControl } from "./base.js";

@@ -1,4 +1,4 @@
-"""Stand-in of sd-webui-lora-block-weight: what it does to a prompt's files between their loading and the first picture.
+"""Stand-in of sd-webui-lora-block-weight: what it does to a prompt's files between their loading and the first image.
 
 In Forge and Forge-classic it goes through the patches of the loaded model and keeps those of types it knows, in A1111
 through the records of loaded files, whose modules it scales by an attribute that depends on the name of their class.
@@ -59,7 +59,7 @@ class BlockWeights:
             record.te_multiplier, record.unet_multiplier = te, unet
 
     def weigh_now(self, objects: Any, ratio: Ratio, strength: float) -> None:
-        """The same to the UNet in the middle of a picture, and have it patched again; Forge's kin."""
+        """The same to the UNet in the middle of an image, and have it patched again; Forge's kin."""
         if self.name == "classic":
             objects.unet.unpatch_model(device_to="cpu")
             self.weigh(objects, ratio, strength, ("unet",))

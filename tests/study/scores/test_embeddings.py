@@ -32,7 +32,7 @@ def dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    """Red pictures of anna, blue ones of bea, one of both."""
+    """Red images of anna, blue ones of bea, one of both."""
     red, dark, blue, purple = (220, 30, 30), (200, 20, 20), (20, 30, 220), (120, 30, 120)
     captions = {"anna, day": red, "anna, night": dark, "bea, day": blue, "anna, bea": purple}
     return study_of(captioned_folder(tmp_path / "data", captions))

@@ -20,7 +20,7 @@ from tests.support.training import draw_pictures, tiny_base
 
 
 class Brightness:
-    """Measures how bright pictures are, and drift from the base's; counts what it is asked."""
+    """Measures how bright images are, and drift from the base's; counts what it is asked."""
 
     def __init__(self, name: str, metrics: Sequence[str], settings: Mapping[str, Any]) -> None:
         self.name, self.metrics, self.settings, self.asked = name, metrics, settings, 0

@@ -1,4 +1,4 @@
-"""Small files of huge pictures: refused by their header, in a sentence with the file's name, in a training folder and
+"""Small files of huge images: refused by their header, in a sentence with the file's name, in a training folder and
 as a thumbnail."""
 
 from __future__ import annotations

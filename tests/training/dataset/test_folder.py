@@ -74,7 +74,7 @@ def test_nested_folders_unless_recursive_is_off(tmp_path: Path) -> None:
     assert names(read(tmp_path)) == ["a.png", "2_x/d.png", "sub/b.png", "sub/deeper/c.png"]
     flat = read(tmp_path, recursive=False)
     assert names(flat) == ["a.png", "2_x/d.png"]
-    assert any("2 pictures (b.png, c.png): left out" in warning for warning in flat.warnings)
+    assert any("2 images (b.png, c.png): left out" in warning for warning in flat.warnings)
 
 
 def test_a_link_to_a_folder_above_does_not_loop(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_captions_without_a_picture_are_pointed_out(tmp_path: Path) -> None:
     write(tmp_path, "a.png", caption="x")
     (tmp_path / "a.png.txt").write_text("y")
     (tmp_path / "b.txt").write_text("z")
-    (warning,) = [text for text in read(tmp_path).warnings if "no picture of that name" in text]
+    (warning,) = [text for text in read(tmp_path).warnings if "no image of that name" in text]
     assert "2 caption files (a.png.txt, b.txt)" in warning
     assert "such as a.png.txt to a.txt" in warning
 
@@ -182,7 +182,7 @@ def test_mask_files_belong_to_their_picture(tmp_path: Path) -> None:
     masks = {item.path.name: item.mask_path and item.mask_path.name for item in dataset.items}
     assert masks == {"a.png": "a.mask.png", "b.jpg": "b.png", "c.png": None}
     assert not dataset.skipped
-    assert any("1 picture (c.png): no mask file" in warning for warning in dataset.warnings)
+    assert any("1 image (c.png): no mask file" in warning for warning in dataset.warnings)
 
 
 def test_mask_files_are_not_trained_on_when_masks_are_off(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_folder_called_masks_may_hold_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mask", ["alpha", "file"])
 def test_asking_for_masks_where_there_are_none_is_pointed_out(tmp_path: Path, mask: str) -> None:
     write(tmp_path, "a.png")
-    assert any(f"dataset.mask is `{mask}`, but no picture" in warning for warning in read(tmp_path, mask=mask).warnings)
+    assert any(f"dataset.mask is `{mask}`, but no image" in warning for warning in read(tmp_path, mask=mask).warnings)
 
 
 def only_captions(folder: Path) -> None:
@@ -233,12 +233,12 @@ def only_unread(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("fill", "options", "words"),
     [
-        (None, {}, "holds no pictures; put pictures"),
-        (only_captions, {}, r"holds captions \(1\) but no pictures; put the pictures .* such as a.png"),
+        (None, {}, "holds no images; put images"),
+        (only_captions, {}, r"holds captions \(1\) but no images; put the images .* such as a.png"),
         (only_below, {"recursive": False}, "1 in subfolders such as sub; switch dataset.recursive on"),
-        (only_broken, {}, "No picture in .*a.png: not a picture, or broken"),
+        (only_broken, {}, "No image in .*a.png: not an image, or broken"),
         (only_small, {}, "9 x 9 pixels is smaller than the shortest bucket side of 16; use a larger"),
-        (only_other, {}, r"holds no pictures \(but 1 .npz\)"),
+        (only_other, {}, r"holds no images \(but 1 .npz\)"),
         (only_unread, {}, "a.heic: .heic files are not read"),
     ],
 )
@@ -270,12 +270,12 @@ def test_quotes_and_home_in_a_folder_name_are_understood(tmp_path: Path, monkeyp
     write(tmp_path, "my pictures/a.png")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert len(read(tmp_path, folder=f'"{tmp_path}/my pictures"').items) == 1
-    assert len(read(tmp_path, folder="~/my pictures").items) == 1
+    assert len(read(tmp_path, folder="~/my images").items) == 1
 
 
 def test_regularisation_pictures_alone_are_not_enough(tmp_path: Path) -> None:
     write(tmp_path, "a.png")
-    with pytest.raises(DatasetError, match="only regularisation pictures"):
+    with pytest.raises(DatasetError, match="only regularisation images"):
         read(tmp_path, folder="", regularisation_folder=str(tmp_path))
 
 

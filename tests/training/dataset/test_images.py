@@ -61,7 +61,7 @@ def test_a_format_this_pillow_cannot_read_is_named_with_a_remedy(
 
 
 UPRIGHT = [RED, GREEN, BLUE, GREY]
-STORED = {  # how the file stores an upright picture under each EXIF orientation
+STORED = {  # how the file stores an upright image under each EXIF orientation
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -248,8 +248,8 @@ def flipped_bytes(content: bytes) -> bytes:
 
 BROKEN: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "an empty file": ("png", lambda: b"", r"empty \(0 bytes\)"),
-    "text": ("png", lambda: b"this is no picture", "not a picture"),
-    "a web page": ("jpg", lambda: b"<!DOCTYPE html><html></html>", "not a picture"),
+    "text": ("png", lambda: b"this is no picture", "not an image"),
+    "a web page": ("jpg", lambda: b"<!DOCTYPE html><html></html>", "not an image"),
     "an EPS, which would start Ghostscript": (
         "png",
         lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
@@ -257,11 +257,11 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes], str]] = {
     ),
     "half a PNG": ("png", lambda: encoded("png")[:9000], "cut off|cannot be decoded"),
     "half a JPEG": ("jpg", lambda: encoded("jpg")[:4000], "cut off"),
-    "half a WebP": ("webp", lambda: encoded("webp")[:2000], "cannot be decoded|not a picture"),
+    "half a WebP": ("webp", lambda: encoded("webp")[:2000], "cannot be decoded|not an image"),
     "half a BMP": ("bmp", lambda: encoded("bmp")[:4000], "cut off|cannot be decoded"),
     "half a GIF": ("gif", lambda: encoded("gif")[:3000], "cut off|cannot be decoded"),
-    "half a TIFF": ("tif", lambda: encoded("tiff")[:4000], "cut off|cannot be decoded|not a picture"),
-    "the head of a JPEG": ("jpg", lambda: encoded("jpg")[:20], "cut off|not a picture"),
+    "half a TIFF": ("tif", lambda: encoded("tiff")[:4000], "cut off|cannot be decoded|not an image"),
+    "the head of a JPEG": ("jpg", lambda: encoded("jpg")[:20], "cut off|not an image"),
     "a PNG with damaged bytes": ("png", lambda: flipped_bytes(encoded("png")), "cannot be decoded"),
     "200 megapixels": ("png", huge_png, "14143 x 14143 is 200 megapixels"),
     "nothing visible": ("png", lambda: encoded("png", Image.new("RGBA", (50, 50), (9, 9, 9, 0))), "fully transparent"),
@@ -316,7 +316,7 @@ def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 before = peak()
 info = inspect_picture(Path(sys.argv[1]))
-picture, _ = read_picture(Path(sys.argv[1]), (1024, 1024))
+image, _ = read_picture(Path(sys.argv[1]), (1024, 1024))
 grown = peak() - before
 print(info.width * info.height, picture.getpixel((700, 700)), grown)
 """

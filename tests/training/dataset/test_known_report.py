@@ -1,4 +1,4 @@
-"""A second look at an unchanged folder gives the report of the first without reading a picture or caption."""
+"""A second look at an unchanged folder gives the report of the first without reading an image or caption."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_report_is_that_of_a_scan_the_first_and_the_second_time(
 CHANGES = {
     "a caption": lambda folder: (folder / "2_cat/0.txt").write_text("cat, another"),
     "a caption of equal length": lambda folder: os.utime(folder / "2_cat/0.txt", (1, 1)),
-    "a picture": lambda folder: noise(80, 64).save(folder / "2_cat/0.png"),
+    "an image": lambda folder: noise(80, 64).save(folder / "2_cat/0.png"),
     "one more": lambda folder: write(folder, "2_cat/new.png"),
     "one less": lambda folder: (folder / "2_cat/3.png").unlink(),
     "another name": lambda folder: (folder / "2_cat").rename(folder / "3_cat"),
@@ -96,7 +96,7 @@ def test_an_index_of_the_first_release_is_read(folder: Path, monkeypatch: pytest
 
 
 def test_the_memory_of_a_report_stays_within_its_bound(tmp_path: Path) -> None:
-    """150 MB for 100,000 pictures are 1.5 KB for each; what Python's own objects take is measured here."""
+    """150 MB for 100,000 images are 1.5 KB for each; what Python's own objects take is measured here."""
     write(tmp_path, "drawn/a.png", noise(16, 16))
     count = 2000
     (tmp_path / "many").mkdir()

@@ -78,4 +78,4 @@ def test_many_pictures_that_two_folders_share_are_one_sentence(tmp_path: Path) -
         write(tmp_path, f"1_a/{index}.png")
     link(tmp_path / "2_b", tmp_path / "1_a")
     said = [warning for warning in read(tmp_path).warnings if "leave one out" in warning]
-    assert said == ["8 pictures are in each of 1_a, 2_b; if that is not meant, leave one out."]
+    assert said == ["8 images are in each of 1_a, 2_b; if that is not meant, leave one out."]

@@ -1,4 +1,4 @@
-"""Captions as other programs keep them: metadata files, JSON, several files per picture, other encodings."""
+"""Captions as other programs keep them: metadata files, JSON, several files per image, other encodings."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def pictures(root: Path, *names: str) -> None:
 @pytest.mark.parametrize("column", ["text", "caption", "prompt"])
 def test_a_metadata_file_of_hugging_face_gives_captions(name: str, column: str, tmp_path: Path) -> None:
     pictures(tmp_path, "a.png", "sub/b.png", "c.png")
-    rows = [{"file_name": "a.png", column: "picture a, red"}, {"file_name": "sub/b.png", column: "Bär"}]
+    rows = [{"file_name": "a.png", column: "image a, red"}, {"file_name": "sub/b.png", column: "Bär"}]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     if name.endswith("csv"):
         text = f'file_name,{column}\na.png,"picture a, red"\nsub/b.png,Bär\n'
     (tmp_path / name).write_text(text, "utf-8")
     dataset = read(tmp_path)
-    assert captions(dataset) == {"a.png": "picture a, red", "c.png": "", "sub/b.png": "Bär"}
+    assert captions(dataset) == {"a.png": "image a, red", "c.png": "", "sub/b.png": "Bär"}
     assert f"2 captions: read from {name}." in dataset.warnings
     assert [item.has_caption for item in dataset.items] == [True, False, True]
 
@@ -52,7 +52,7 @@ def test_kohyas_metadata_gives_captions_by_path_and_by_name(tmp_path: Path) -> N
     (tmp_path / "meta_lat.json").write_text(json.dumps(entries))
     dataset = read(tmp_path)
     assert captions(dataset) == {"a.png": "a cat, cat, sitting", "b.png": "dog", "c.png": ""}
-    assert any("1 caption (gone) of a metadata file: no picture" in warning for warning in dataset.warnings)
+    assert any("1 caption (gone) of a metadata file: no image" in warning for warning in dataset.warnings)
 
 
 @pytest.mark.parametrize("extensions", [[".txt"], [".json"], [".txt", ".json"]])

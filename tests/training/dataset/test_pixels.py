@@ -41,7 +41,7 @@ def test_crop_and_mirror_take_the_named_window(tmp_path: Path) -> None:
         assert torch.allclose(load_pixels(moved)[0], whole[:, :, left : left + 64], atol=1e-6)
         mirrored = replace(moved, flip=True)
         assert torch.allclose(load_pixels(mirrored)[0], whole[:, :, left : left + 64].flip(2), atol=1e-6)
-        # The conditioning names the window of the mirrored picture.
+        # The conditioning names the window of the mirrored image.
         top, mirrored_left = mirrored.crop_top_left
         assert torch.equal(load_pixels(mirrored)[0], whole.flip(2)[:, :, mirrored_left : mirrored_left + 64])
         assert top == 0
@@ -131,7 +131,7 @@ def test_prefetch_passes_on_the_error_of_a_broken_picture(tmp_path: Path) -> Non
     write(tmp_path, "b.png")
     dataset = scan(DatasetConfig(folder=str(tmp_path), resolution=64, bucket_step=16, cache_latents="off"))
     (tmp_path / "b.png").write_bytes(b"gone")
-    with pytest.raises(PictureError, match=r"b\.png: not a picture"):
+    with pytest.raises(PictureError, match=r"b\.png: not an image"):
         list(prefetch(dataset.plan(0, 1, 0)))
 
 

@@ -20,7 +20,7 @@ SIZES = [(64, 64), (90, 48), (48, 80), (70, 64), (64, 64)]
 
 
 def folder(tmp_path: Path) -> Path:
-    """Seven pictures x 3, five x 1, in several buckets."""
+    """Seven images x 3, five x 1, in several buckets."""
     for index in range(7):
         write(tmp_path, f"3_alice/{index}.png", noise(*SIZES[index % 5], seed=index), caption="1girl, red, hat, tree")
     for index in range(5):
@@ -191,7 +191,7 @@ def test_regularisation_pictures_balance_training_pictures(tmp_path: Path, count
         classes = Counter(sample.key for sample in samples if sample.is_regularisation)
         seen.update(classes)
         lengths.add(len(batches))
-        # Two uses of a picture in an epoch are told apart, so their captions and crops differ.
+        # Two uses of an image in an epoch are told apart, so their captions and crops differ.
         assert len({(sample.key, sample.repeat) for sample in samples}) == 36
     assert lengths == {dataset.batches_per_epoch(4)}
     assert len(seen) == count

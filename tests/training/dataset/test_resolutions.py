@@ -17,7 +17,7 @@ from tests.support.training import draw_pictures, events_of, tiny_config
 
 
 def two_sizes(folder: Path, **own: Any) -> DatasetConfig:
-    """Pictures at 64 px, and the same ones at 128 px."""
+    """Images at 64 px, and the same ones at 128 px."""
     pictures = str(draw_pictures(folder / "pictures", 3, (160, 128)))
     sources = [SourceConfig(pictures, resolution=128, repeats=2, **own)]
     return DatasetConfig(folder=pictures, resolution=64, bucket_step=32, sources=sources, cache_latents="memory")
@@ -31,7 +31,7 @@ def test_a_folder_given_twice_is_trained_at_both_resolutions_in_batches_of_one_s
     for batch in dataset.plan(0, 4, 0):
         assert len({sample.item.bucket for sample in batch.items}) == 1
     assert sum(len(batch) for batch in dataset.plan(0, 4, 0)) == 3 + 2 * 3
-    assert not [sentence for sentence in dataset.warnings if "same picture" in sentence]
+    assert not [sentence for sentence in dataset.warnings if "same image" in sentence]
 
 
 def test_the_report_says_every_resolution(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ PICTURES: list[tuple[str, Callable[[Path], object], tuple[int, int] | str]] = [
     ("truncated.jpg", cut(noise(64, 64)), "cut off"),
     ("truncated.webp", cut(noise(64, 64)), "cannot be decoded"),
     ("empty.png", raw(b""), "empty"),
-    ("text.jpg", raw(b"hello"), "not a picture"),
+    ("text.jpg", raw(b"hello"), "not an image"),
     ("invisible.png", save(Image.new("RGBA", (64, 64))), "fully transparent"),
     ("phone.heic", raw(b"x"), "not read; save it as PNG"),
     ("gone.png", lambda path: path.symlink_to(path.parent / "nowhere"), "No such file"),
@@ -187,11 +187,11 @@ def test_findings_name_the_pictures(tmp_path: Path) -> None:
     write(tmp_path, "small.png", noise(20, 20, 2))
     write(tmp_path, "long.png", noise(300, 17, 3))
     warnings = "\n".join(read(tmp_path).warnings)
-    assert "twin1.png, twin2.png are the same picture" in warnings
-    assert "1 picture (small.png): less than a quarter of the training resolution's area" in warnings
-    assert "1 picture (long.png): more than a quarter is lost by cropping" in warnings
+    assert "twin1.png, twin2.png are the same image" in warnings
+    assert "1 image (small.png): less than a quarter of the training resolution's area" in warnings
+    assert "1 image (long.png): more than a quarter is lost by cropping" in warnings
     enlarged = read(tmp_path, upscale=True)
-    assert any("1 picture (small.png): enlarged, up to 3.2 times" in warning for warning in enlarged.warnings)
+    assert any("1 image (small.png): enlarged, up to 3.2 times" in warning for warning in enlarged.warnings)
 
 
 def test_a_black_mask_takes_its_picture_out(tmp_path: Path) -> None:
@@ -204,8 +204,8 @@ def test_a_black_mask_takes_its_picture_out(tmp_path: Path) -> None:
     dataset = read(tmp_path, mask="file")
     assert [item.path.name for item in dataset.items] == ["c.png"]
     assert [reason for _, reason in dataset.skipped] == [
-        "its mask a.mask.png is no use: all black, so nothing of the picture would be learned; repaint it",
-        "its mask b.png is no use: not a picture, or broken at its start; get a whole copy or remove it",
+        "its mask a.mask.png is no use: all black, so nothing of the image would be learned; repaint it",
+        "its mask b.png is no use: not an image, or broken at its start; get a whole copy or remove it",
     ]
 
 
@@ -240,7 +240,7 @@ def test_copies_of_a_picture_are_held_out_together(tmp_path: Path) -> None:
 
 def test_one_picture_cannot_be_split(tmp_path: Path) -> None:
     write(tmp_path, "a.png")
-    with pytest.raises(DatasetError, match="at least two different pictures"):
+    with pytest.raises(DatasetError, match="at least two different images"):
         read(tmp_path, validation_fraction=0.1)
 
 
@@ -280,14 +280,14 @@ def test_report_for_programs_and_people(tmp_path: Path) -> None:
     assert values["ignored"] == {".npz": 1}
     text = report.text()
     for words in (
-        "Pictures   7, 1 for regularisation",
+        "Images   7, 1 for regularisation",
         "10_alice woman       7 x 10 per epoch",
         "Epoch      18 steps (140 uses in 36 batches of up to 4, 2 batches a step)",
         "80 x 48 ",
         "alice 6, smile 5",
-        "1 picture without a caption",
+        "1 image without a caption",
         "trained as 'alice woman'",
-        "bad.png: not a picture",
+        "bad.png: not an image",
         "1 .npz",
     ):
         assert words in text, text

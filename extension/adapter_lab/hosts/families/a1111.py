@@ -200,7 +200,7 @@ class A1111:
         self._plans = plans
 
     def _follow_model(self) -> None:
-        """Plan again where the web UI has changed the model in the middle of a picture, as for a refiner."""
+        """Plan again where the web UI has changed the model in the middle of an image, as for a refiner."""
         model = _loaded_model() if self._patching.steps else None
         if model is None or [held() for held in self._planned] == [model, model.sd_checkpoint_info]:
             return

@@ -19,4 +19,4 @@ def forget_conditions() -> None:
     for owner in (getattr(processing, name, None) for name in OWNERS):
         for cache in (getattr(owner, name, None) for name in CACHES):
             if isinstance(cache, list) and cache:
-                cache[0] = None  # in place: a picture in the making shares the list
+                cache[0] = None  # in place: an image in the making shares the list

@@ -59,7 +59,7 @@ def without_missing(requests: Sequence[Request], arguments: tuple[Any, ...]) -> 
 
 
 def sampling_step() -> int:
-    """The sampling step of the picture that is being made, from 0."""
+    """The sampling step of the image that is being made, from 0."""
     state = getattr(sys.modules.get("modules.shared"), "state", None)
     return int(getattr(state, "sampling_step", 0) or 0)
 

@@ -1,4 +1,4 @@
-"""What a picture says of the adapters in it: a line of its infotext, and comments under it where something failed."""
+"""What an image says of the adapters in it: a line of its infotext, and comments under it where something failed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REPORTS = "_adapter_lab_reports"
 
 
 def infotext(reports: Iterable[FileReport]) -> str:
-    """The value of `Adapter Lab:` in a picture's infotext; empty if there is nothing to say."""
+    """The value of `Adapter Lab:` in an image's infotext; empty if there is nothing to say."""
     return "; ".join(report.summary() for report in reports)
 
 

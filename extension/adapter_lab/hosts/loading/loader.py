@@ -159,7 +159,7 @@ class Loader:
                 report.reasons |= dict.fromkeys(entry.file.carried, "it reads no embeddings out of adapter files")
         except AdapterLabError as error:
             plan, report.refused = None, str(error)
-        except Exception as error:  # a mistake of ours costs this file, not the picture
+        except Exception as error:  # a mistake of ours costs this file, not the image
             plan = None
             report.refused = f"{path} made Adapter Lab stumble ({type(error).__name__}: {error}); please report this."
         report.seconds = time.perf_counter() - start
@@ -186,7 +186,7 @@ class Loader:
         return list(found.values())
 
     def finish(self) -> list[FileReport]:
-        """`reports` when a picture is made; says what its weights got other than asked, once while it is the same."""
+        """`reports` when an image is made; says what its weights got other than asked, once while it is the same."""
         found = self.reports()
         for report in found:
             if report.differs and report.said != report.summary():

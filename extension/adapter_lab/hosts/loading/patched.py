@@ -23,7 +23,7 @@ SAME = 1e-6  # strengths that differ by less are one
 
 @dataclass
 class History:
-    """The strengths one weight was patched with in the current picture, each with the sampling step it was for.
+    """The strengths one weight was patched with in the current image, each with the sampling step it was for.
 
     None: the weight was patched without the file. Empty: it has not been patched yet.
     """
@@ -58,7 +58,7 @@ class Patched:
     asked: Callable[[str], float | None] = lambda part: None
 
     def begin_picture(self) -> None:
-        """Forget the last picture's strengths but for those that are in the weights."""
+        """Forget the last image's strengths but for those that are in the weights."""
         for history in self.weights.values():
             history.begin_picture()
 
@@ -73,7 +73,7 @@ class Patched:
         return asked - self._modules(lambda history: not history.entries or bool(history.strengths))
 
     def without_effect(self) -> set[str]:
-        """Modules that were at strength 0 for the whole picture, or in no weight."""
+        """Modules that were at strength 0 for the whole image, or in no weight."""
         return self._modules(lambda history: True) - self._modules(
             lambda history: not history.entries or any(history.strengths)
         )

@@ -91,7 +91,7 @@ def _tried(module: ModulePatch, weight: Tensor, strength: float) -> str | None:
         module.add_to(weight, strength)
     except torch.cuda.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever a broken file makes of the arithmetic, the picture is to be finished
+    except Exception as error:  # whatever a broken file makes of the arithmetic, the image is to be finished
         return (str(error) or type(error).__name__).splitlines()[0]
     if before is None or is_finite(weight):
         return None

@@ -26,8 +26,8 @@ class FileReport:
     refused: str | None = None
     note: str = ""  # about what of it had to be guessed
     remark: str = ""  # about how its modules were matched with the base's weights
-    patched: Patched | None = None  # what the weights got; until the picture is made, `applied` is what they are to get
-    said: str = ""  # on the console, of a picture whose weights got something else than the prompt asks for
+    patched: Patched | None = None  # what the weights got; until the image is made, `applied` is what they are to get
+    said: str = ""  # on the console, of an image whose weights got something else than the prompt asks for
 
     @property
     def complete(self) -> bool:
@@ -60,7 +60,7 @@ class FileReport:
         return f"{self.summary()}, {self.seconds:.2f} s{note}"
 
     def summary(self) -> str:
-        """For the infotext, the same for the same picture: `my-file: lokr, 354 of 354 modules`."""
+        """For the infotext, the same for the same image: `my-file: lokr, 354 of 354 modules`."""
         if self.refused:
             return f"{self.name}: not applied"
         applied, remarks = self.applied, [self.remark]

@@ -2,7 +2,7 @@
 
 The script asks an `AxisOption` for the values of its drop-down (`choices`), lets it check them once (`confirm`, on the
 list itself), and then, per cell, applies each axis to a copy of the processing object and generates. Applying only
-notes what the axes say; the tag is written just before the picture is made, when all axes are known.
+notes what the axes say; the tag is written just before the image is made, when all axes are known.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Axes:
     # The base model
 
     def _family(self, p: Any) -> str | None:
-        """The family of the base model a picture is made with, None where it cannot be told from a file's header."""
+        """The family of the base model an image is made with, None where it cannot be told from a file's header."""
         entries = self.host.checkpoints()
         wanted = (getattr(p, "override_settings", None) or {}).get("sd_model_checkpoint")
         if wanted is None and not any(entry.loaded for entry in entries):
@@ -215,7 +215,7 @@ class Axes:
 
 
 def _note(axis: str) -> Callable[[Any, Any, Any], None]:
-    """`AxisOption.apply`: the picture is made in `process_images`, when all axes have been applied."""
+    """`AxisOption.apply`: the image is made in `process_images`, when all axes have been applied."""
 
     def apply(p: Any, x: Any, xs: Any) -> None:
         setattr(p, CELL, getattr(p, CELL, Cell()).with_value(axis, x))

@@ -36,7 +36,7 @@ class Session:
         self.grid = grid
         self.pictures = 0
         self.blank: dict[str, str] = {}  # cell in words -> why
-        self.files: list[str] = []  # the file of each picture in the order they were made, "" for none
+        self.files: list[str] = []  # the file of each image in the order they were made, "" for none
         self._family_of = family_of
         self._found_at = found_at
         self._read_ahead = read_ahead
@@ -65,7 +65,7 @@ class Session:
             raise AdapterLabError(f"{path} is not in the web UI's folder of Lora files; copy it there.")
 
     def _look_ahead(self, current: str) -> None:
-        """Read the file that comes after `current` while its picture is made."""
+        """Read the file that comes after `current` while its image is made."""
         coming = self._coming(current)
         if coming is None or (self._reading is not None and self._reading.is_alive()):
             return
@@ -97,13 +97,13 @@ class Session:
 
     @property
     def switches(self) -> int:
-        """How often the file changed from one picture to the next, to no adapter and from it too."""
+        """How often the file changed from one image to the next, to no adapter and from it too."""
         return sum(one != other for one, other in itertools.pairwise(self.files))
 
     def summary(self) -> str:
         """For the console."""
         distinct = len({path for path in self.files if path})
-        text = f"X/Y/Z plot: {self.pictures} pictures of {distinct} adapter files, changed {self.switches} times"
+        text = f"X/Y/Z plot: {self.pictures} images of {distinct} adapter files, changed {self.switches} times"
         return text + "".join(f"\n  left blank: {cell}: {why}" for cell, why in self.blank.items())
 
 
@@ -125,7 +125,7 @@ def in_words(cell: Cell) -> str:
 
 
 def blank_picture(width: int, height: int, reason: str) -> Image.Image:
-    """A picture that says why there is none. width, height: in pixels."""
+    """An image that says why there is none. width, height: in pixels."""
     picture = Image.new("RGB", (max(width, 8), max(height, 8)), (40, 40, 40))
     draw = ImageDraw.Draw(picture)
     size = max(min(width // 20, 22), 9)

@@ -1,7 +1,7 @@
 """Differences between adapters of a study with their standard errors, and whether they can be told apart.
 
 Where variants were trained with several equal seeds, differences are taken seed by seed: what a seed does to all of
-them (data order, noise) cancels. With one training each, pictures of the same prompt and seed are compared instead.
+them (data order, noise) cancels. With one training each, images of the same prompt and seed are compared instead.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Measured:
     def averaged(self, points: Sequence[int]) -> Measured:
         """Means over several saving points, kept as point 0, of trainings that have all of them.
 
-        A picture of one prompt and seed counts once, however many points it was drawn at.
+        An image of one prompt and seed counts once, however many points it was drawn at.
         """
         pictures: dict[Place, dict[int, dict[str, Pictures]]] = {}
         for name in {name for name, _ in self._pictures}:
@@ -93,7 +93,7 @@ class Measured:
         return sums
 
     def mean(self, place: Place, terms: Sequence[Term]) -> Mean | None:
-        """The sum of the terms over training seeds, or with one training over its pictures; None: not measured."""
+        """The sum of the terms over training seeds, or with one training over its images; None: not measured."""
         trainings = self.per_training(place, terms)
         if not trainings:
             return None
@@ -113,9 +113,9 @@ class Measured:
         return spread_of([self.per_training(place, terms) for place in places])
 
     def picture_noise(self, places: Sequence[Place], metric: str) -> float | None:
-        """The squared error that pictures give a mean, from differences of neighbouring places picture by picture.
+        """The squared error that images give a mean, from differences of neighbouring places image by image.
 
-        None where no two neighbours have two pictures in common.
+        None where no two neighbours have two images in common.
         """
         tables = [self._blocks(place, metric) for place in places]
         found = [

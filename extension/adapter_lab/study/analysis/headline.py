@@ -40,7 +40,7 @@ def choose(results: Results, found: Assessment | None) -> Choice:
             "No adapter is recommended: by these measurements the base model without one is at least as good as the "
             f"best of them ({best.variant} at {_at(results, best)})."
         )
-        return Choice(headline, None, "More steps, or a setting under which the pictures are learnt at all.")
+        return Choice(headline, None, "More steps, or a setting under which the images are learnt at all.")
     equal = [entry for entry in found.ranking if entry.strength < Strength.FILES]
     if len(equal) > 1:
         return _tie(results, found, equal)
@@ -48,7 +48,7 @@ def choose(results: Results, found: Assessment | None) -> Choice:
         headline = (
             "Which type is better cannot be told: "
             + ("each was trained once" if _trained_once(results) else "not all of them were trained with several seeds")
-            + f". Of these files, that of {best.variant} at {_at(results, best)} measured best over its pictures."
+            + f". Of these files, that of {best.variant} at {_at(results, best)} measured best over its images."
         )
         return Choice(headline, best, _would_tell(results, found))
     return Choice(f"Use {best.variant} at {_at(results, best)}.", best)
@@ -78,13 +78,13 @@ def _nothing_compared(results: Results) -> str:
     differing = results.study.differing(OF_LOSSES)
     if differing and any(point.validation_loss for point in points):
         return (
-            f"Nothing can be recommended: no pictures were scored, and the variants differ in {joined(differing)}, "
+            f"Nothing can be recommended: no images were scored, and the variants differ in {joined(differing)}, "
             "which changes what their validation losses measure."
         )
     if any(point.loss for point in points):
         return (
             "Nothing can be recommended: only training losses were measured. Those of different steps come from other "
-            "pictures and other noise, and say little about likeness."
+            "images and other noise, and say little about likeness."
         )
     return "Nothing can be recommended: no adapter of this study has been scored, nor has it a validation loss."
 
@@ -103,7 +103,7 @@ def _would_tell(results: Results, found: Assessment | None) -> str:
             )
         more.append(f"about {min(needed)} training seeds instead of {seeds}, if the difference stays as it seems")
     if found is None or found.metrics == [VALIDATION]:
-        more.append("scores of pictures (sections [scores.NAME])")
+        more.append("scores of images (sections [scores.NAME])")
     if found is None:
         more.append("a validation loss (dataset.validation_fraction)")
     return f"What would tell: {joined(more)}; or more steps, where the types have not come far yet."

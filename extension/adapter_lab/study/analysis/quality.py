@@ -2,7 +2,7 @@
 
 Quality is a weighted sum of the measured metrics, each scaled from the worst (0) to the best (1) that the study saw;
 fidelity counts half, the others share the other half, and each counts less where its differences are mostly noise.
-Without scores, the validation loss decides. Training losses never do: each step's is of other pictures and other noise.
+Without scores, the validation loss decides. Training losses never do: each step's is of other images and other noise.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def cheapest_tied(ranking: Sequence[Ranked]) -> Ranked:
 
 
 def base_quality(results: Results, scales: Sequence[Scale]) -> float | None:
-    """Quality of the pictures without an adapter, whose drift is none; None where a metric is missing."""
+    """Quality of the images without an adapter, whose drift is none; None where a metric is missing."""
     total = 0.0
     for scale in scales:
         mean = results.base.get((scale.metric, ""))
@@ -175,7 +175,7 @@ def _scale(metric: str, means: Sequence[Mean], base: Mean | None, noise: float, 
 
 
 def _noise(measured: Measured, metric: str, means: Sequence[Mean]) -> float:
-    """The squared standard error of an adapter's mean: that of trainings or of pictures, whichever is larger.
+    """The squared standard error of an adapter's mean: that of trainings or of images, whichever is larger.
 
     What a seed or a prompt does to all of them alike does not count.
     """

@@ -30,7 +30,7 @@ from adapter_lab.study.scores.store import read_scores
 from adapter_lab.study.spec.definition import Race, Study, Variant, run_name
 from adapter_lab.study.spec.race_checks import remarks
 
-# A training's measurements by what makes them comparable one by one: a step, or a picture's seed and concept.
+# A training's measurements by what makes them comparable one by one: a step, or an image's seed and concept.
 Sample = Mapping[Any, float]
 
 
@@ -88,7 +88,7 @@ def compare(
 ) -> Difference | None:
     """How far `other` is behind `best`, seed by seed; sign 1: less is better, -1: more is. None: fewer than two seeds.
 
-    Within a seed only measurements of the same things count (steps, pictures), since what they share (data, noise)
+    Within a seed only measurements of the same things count (steps, images), since what they share (data, noise)
     then cancels, and what they do not share is never compared.
     """
     differences = []

@@ -147,11 +147,11 @@ def _cautions(results: Results, found: Assessment, chosen: Ranked) -> list[str]:
     cautions = []
     if found.metrics == [VALIDATION]:
         cautions.append(
-            f"No pictures were scored: this rests on the {WORDS[found.metrics[0]]} alone, which says little about "
-            "likeness. Look at the pictures."
+            f"No images were scored: this rests on the {WORDS[found.metrics[0]]} alone, which says little about "
+            "likeness. Look at the images."
         )
     if len(results.study.general.seeds) < 2:
-        over = "is that over pictures" if chosen.quality.error is not None else "is unknown"
+        over = "is that over images" if chosen.quality.error is not None else "is unknown"
         cautions.append(
             f"Each variant was trained once, so the uncertainty {over}; another training seed could change the order."
         )
@@ -229,8 +229,8 @@ def _not_measured(results: Results, used: Sequence[str]) -> list[str]:
         elif 0 < scored < len(points):
             missing.append(f"{variant.variant.name}: {len(points) - scored} of its {len(points)} files are not scored.")
     if not any(point.validation_loss for variant in results.variants for point in variant.points):
-        missing.append("Validation loss: no pictures were held out (dataset.validation_fraction).")
-    missing.append("Other pictures, bases, prompts and budgets than this study's; and taste.")
+        missing.append("Validation loss: no images were held out (dataset.validation_fraction).")
+    missing.append("Other images, bases, prompts and budgets than this study's; and taste.")
     return missing
 
 

@@ -137,7 +137,7 @@ class VariantResult:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything a study has come to; `base` are the scores of pictures without an adapter."""
+    """Everything a study has come to; `base` are the scores of images without an adapter."""
 
     study: Study
     folder: Path
@@ -286,17 +286,17 @@ Scores = dict[tuple[str, str], Mean]
 
 
 def _scores(values: Sequence[Value]) -> Scores:
-    """Means of one file's measurements over picture seeds, by concept and, as concept "", over all."""
+    """Means of one file's measurements over image seeds, by concept and, as concept "", over all."""
     groups: dict[tuple[str, str], list[float]] = {}
     for value in values:
         for concept in dict.fromkeys((value.concept, "")):
             groups.setdefault((value.metric, concept), []).append(value.value)
-    found = {key: mean(entries, "picture seeds") for key, entries in groups.items()}
+    found = {key: mean(entries, "image seeds") for key, entries in groups.items()}
     return {key: entry for key, entry in found.items() if entry is not None}
 
 
 def _over_seeds(scores: Sequence[Scores]) -> Scores:
-    """Means over training seeds; with one of them, those over picture seeds."""
+    """Means over training seeds; with one of them, those over image seeds."""
     if len(scores) == 1:
         return scores[0]
     keys = dict.fromkeys(key for entry in scores for key in entry)

@@ -6,10 +6,10 @@ from adapter_lab.study.analysis.results import Mean, PointSummary, Results
 
 COSTS = {"memory": "memory", "file": "file size", "time": "training time"}
 WORDS = {
-    "fidelity": "likeness to the training pictures",
+    "fidelity": "likeness to the training images",
     "agreement": "agreement with the prompt",
     "bleeding": "bleeding between concepts",
-    "drift": "drift of other pictures",
+    "drift": "drift of other images",
     "validation_loss": "validation loss",
     "loss": "training loss",
 }

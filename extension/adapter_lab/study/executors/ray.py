@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster (`adapter-lab[ray]`): several machines that share the study's folder, pictures and base."""
+"""Jobs on a Ray cluster (`adapter-lab[ray]`): several machines that share the study's folder, images and base."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of adapter files on one base that is loaded once: the same prompts and seeds for every file."""
+"""Images of adapter files on one base that is loaded once: the same prompts and seeds for every file."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from adapter_lab.training.network.files import add_frozen_adapters
 from adapter_lab.training.network.modules import find_module
 from adapter_lab.training.output.preview import PromptText, decode, encode_prompts, evaluating, sample_latents
 
-# Small pictures are drawn several at a time; large ones fill a GPU one by one.
+# Small images are drawn several at a time; large ones fill a GPU one by one.
 SMALL, BATCH = 256, 16
 
 
 class Drawer:
-    """Draws pictures with adapter files; `config` says base, device, number format, sampler and size."""
+    """Draws images with adapter files; `config` says base, device, number format, sampler and size."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.base = open_base(config.base)
@@ -52,9 +52,9 @@ class Drawer:
     def draw(
         self, prompts: Sequence[tuple[str, int]], adapters: Sequence[tuple[Path, float]] = ()
     ) -> Iterator[Image.Image]:
-        """A picture for each (prompt, seed of its noise), with adapter files at their strengths.
+        """An image for each (prompt, seed of its noise), with adapter files at their strengths.
 
-        A prompt's flags count but for its seed and size, which are those of all pictures here. Raises FileFormatError
+        A prompt's flags count but for its seed and size, which are those of all images here. Raises FileFormatError
         for a file that is broken or does not fit the base wholly.
         """
         with self._applied(adapters), evaluating(self.unet), torch.no_grad():
@@ -91,7 +91,7 @@ class Drawer:
                     _put_back(module, *kept)
 
     def _matches(self, file: AdapterFile) -> list[Match]:
-        """What a file changes; pictures of a part of it would say nothing about it, so all of it must fit."""
+        """What a file changes; images of a part of it would say nothing about it, so all of it must fit."""
         found = match_file(file, self.targets, self.base.family, str(self.base.path))
         problems = [*found.not_applied.items(), *((key, "it is of no known algorithm") for key in found.unknown)]
         if problems:

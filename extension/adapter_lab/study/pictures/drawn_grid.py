@@ -1,4 +1,4 @@
-"""A grid of pictures by type and step, drawn from adapter files of any program."""
+"""A grid of images by type and step, drawn from adapter files of any program."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FONT_SIZE = 14
 
 @dataclass
 class DrawnGrid:
-    """The picture, the names of its rows and columns, and sentences about what could not be drawn as asked."""
+    """The image, the names of its rows and columns, and sentences about what could not be drawn as asked."""
 
     picture: Image.Image
     rows: list[str]
@@ -131,7 +131,7 @@ def _blank(size: tuple[int, int], count: int, reason: str) -> Image.Image:
 
 
 def _written(picture: Image.Image, text: str) -> Image.Image:
-    """A copy of a picture with a word in its corner."""
+    """A copy of an image with a word in its corner."""
     picture, font = picture.copy(), ImageFont.load_default(FONT_SIZE)
     draw = ImageDraw.Draw(picture)
     draw.rectangle((0, 0, font.getlength(text) + 6, FONT_SIZE + 6), "white")

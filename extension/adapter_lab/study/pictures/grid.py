@@ -1,4 +1,4 @@
-"""A labelled grid of pictures."""
+"""A labelled grid of images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HEADER, GAP, FONT_SIZE = 24, 6, 16
 
 
 def label_grid(cells: Sequence[Sequence[Image.Image]], rows: Sequence[str], columns: Sequence[str]) -> Image.Image:
-    """Equal-sized pictures, one list per row, with the rows' names on the left and the columns' on top.
+    """Equal-sized images, one list per row, with the rows' names on the left and the columns' on top.
 
     Raises ValueError if the numbers of cells and names differ.
     """

@@ -1,4 +1,4 @@
-"""The pictures that were drawn with one adapter file: a folder with `pictures.json`, which says what each one is."""
+"""The images that were drawn with one adapter file: a folder with `pictures.json`, which says what each one is."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class _Entry:
 
 
 def picture_name(number: int, prompt: ScorePrompt) -> str:
-    """File name of the picture of the prompt with this number (from 0)."""
+    """File name of the image of the prompt with this number (from 0)."""
     return f"{number + 1:03d}-{prompt.seed}.png"
 
 
 def read_pictures(folder: Path) -> list[Picture]:
-    """The pictures in a folder that are there, in order; none where nothing was drawn."""
+    """The images in a folder that are there, in order; none where nothing was drawn."""
     try:
         entries = jsonio.typed(list[_Entry], _read(folder).get("pictures", []))
     except ValueError:
@@ -36,7 +36,7 @@ def read_pictures(folder: Path) -> list[Picture]:
 
 
 def drawn_pictures(folder: Path, made_from: Mapping[str, Any], prompts: Sequence[ScorePrompt]) -> list[Picture] | None:
-    """The pictures, if they are those of `prompts` and were made from the same file and settings; else None."""
+    """The images, if they are those of `prompts` and were made from the same file and settings; else None."""
     if _read(folder).get("made_from") != json.loads(json.dumps(made_from)):
         return None
     pictures = read_pictures(folder)
@@ -44,7 +44,7 @@ def drawn_pictures(folder: Path, made_from: Mapping[str, Any], prompts: Sequence
 
 
 def write_index(folder: Path, made_from: Mapping[str, Any], prompts: Sequence[ScorePrompt]) -> list[Picture]:
-    """Note what the pictures in a folder are, once all of them are there; returns them."""
+    """Note what the images in a folder are, once all of them are there; returns them."""
     pictures = [Picture(folder / picture_name(number, prompt), prompt) for number, prompt in enumerate(prompts)]
     entries = [{"file": picture.path.name, "prompt": asdict(picture.prompt)} for picture in pictures]
     files.write_json(folder / INDEX, {"made_from": dict(made_from), "pictures": entries}, sync=False, indent=1)

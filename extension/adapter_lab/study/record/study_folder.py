@@ -27,5 +27,5 @@ class StudyFolder:
         return self.path / "scores" / name / f"{step}.json"
 
     def pictures(self, name: str, step: int) -> Path:
-        """The folder of pictures that were drawn with that adapter."""
+        """The folder of images that were drawn with that adapter."""
         return self.path / "pictures" / name / str(step)

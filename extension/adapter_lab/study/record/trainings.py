@@ -19,7 +19,7 @@ from adapter_lab.study.spec.definition import Budget
 
 # The log rounds seconds.
 ROUNDING = 2e-3
-# What passes between two steps (waiting for pictures, a busy machine); a longer pause is no part of training.
+# What passes between two steps (waiting for images, a busy machine); a longer pause is no part of training.
 PAUSE_SECONDS = 1.0
 
 
@@ -98,7 +98,7 @@ class TrainingRecord:
 
     @cached_property
     def images_per_step(self) -> float:
-        """Pictures seen per optimiser step, on average over an epoch."""
+        """Images seen per optimiser step, on average over an epoch."""
         reports = self.of_kind("dataset")
         if not reports:
             return 0.0
@@ -106,7 +106,7 @@ class TrainingRecord:
         return report["uses_per_epoch"] / report["steps_per_epoch"]
 
     def images(self, step: int) -> int:
-        """Pictures seen after `step` steps, exact where an epoch ends."""
+        """Images seen after `step` steps, exact where an epoch ends."""
         return round(step * self.images_per_step)
 
     @cached_property

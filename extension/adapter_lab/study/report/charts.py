@@ -31,7 +31,7 @@ def loss_charts(results: Results) -> list[Chart]:
 
 
 def score_charts(results: Results, recommendation: Recommendation) -> list[Chart]:
-    """Quality and every score over minutes and over steps, with the value of pictures without an adapter."""
+    """Quality and every score over minutes and over steps, with the value of images without an adapter."""
     charts = []
     scored = [m for m in METRICS if any((m, "") in p.scores for v in results.variants for p in v.points)]
     if scored:
@@ -97,7 +97,7 @@ def pareto_chart(results: Results) -> Chart | None:
     base = results.base.get(("fidelity", ""))
     level = ("fidelity without an adapter", base.value) if base else None
     note = (
-        "Up and left is better: likeness without changing what the pictures were not trained on. A line is a training, "
+        "Up and left is better: likeness without changing what the images were not trained on. A line is a training, "
         "from its first saving point to its last; bars are standard errors."
     )
     x, y = "drift (less is better)", "fidelity (more is better)"

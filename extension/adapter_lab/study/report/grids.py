@@ -1,4 +1,4 @@
-"""Grids of type by saving point for a report: which picture stands where, and why none does."""
+"""Grids of type by saving point for a report: which image stands where, and why none does."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ GREY = "#8a8a8a"
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture with what stands below it, or, without a picture, why there is none."""
+    """An image with what stands below it, or, without an image, why there is none."""
 
     path: Path | None
     caption: str
 
     def data(self) -> str:
-        """The picture, scaled down, as a data URI."""
+        """The image, scaled down, as a data URI."""
         assert self.path is not None
         return picture_data(self.path)
 
 
 @dataclass(frozen=True)
 class PictureRow:
-    """A variant's pictures, the base's first."""
+    """A variant's images, the base's first."""
 
     variant: str
     cells: list[Cell]
@@ -54,7 +54,7 @@ class PictureGrid:
 
 
 def picture_data(path: Path) -> str:
-    """A picture file, scaled down, as a data URI."""
+    """An image file, scaled down, as a data URI."""
     with Image.open(path) as picture:
         small = picture.convert("RGB")
         small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)

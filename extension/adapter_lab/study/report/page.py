@@ -1,4 +1,4 @@
-"""The report as one HTML page: styles, charts and pictures inside it, no script, nothing from elsewhere."""
+"""The report as one HTML page: styles, charts and images inside it, no script, nothing from elsewhere."""
 
 from __future__ import annotations
 

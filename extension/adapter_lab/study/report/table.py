@@ -73,7 +73,7 @@ def columns(results: Results) -> list[Column]:
         Column("parameters", "Trained numbers.", lambda row: _count(row.result.predicted.get("trainable_parameters"))),
         Column("steps", "Optimiser steps at its last saving point.", _last(lambda last: _count(last.steps))),
         Column("minutes", "Training time then.", _last(lambda last: f"{last.minutes:.1f}")),
-        Column("images", "Pictures seen then.", _last(lambda last: _count(last.images))),
+        Column("images", "Images seen then.", _last(lambda last: _count(last.images))),
         Column("final loss", "Mean loss of the last 50 steps.", _final_loss),
         Column("val. loss", "Validation loss at its last point.", _last(lambda last: _mean(last.validation_loss, 4))),
         Column("rate", "Effective learning rate of the first part at the end.", _rate),

@@ -15,7 +15,7 @@ from adapter_lab.study.spec.definition import Study
 
 READING = (
     "A value ± its standard error: over training seeds where a variant was trained with several, else over the "
-    "pictures. Two variants are told apart when zero lies outside the 95 % interval of their difference, taken seed by "
+    "images. Two variants are told apart when zero lies outside the 95 % interval of their difference, taken seed by "
     "seed (Student's t; the spread of differences is that over all variants, or the pair's own where that is larger). "
     "Each variant is compared at its best step, and picking the best of many steps flatters all of them."
 )
@@ -32,7 +32,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
     ended = sum(variant.state in ENDED for variant in results.variants)
     found = [
         ("Base model", study.shared.base.checkpoint or "–"),
-        ("Training pictures", study.shared.dataset.folder or "–"),
+        ("Training images", study.shared.dataset.folder or "–"),
         ("Budget", f"{budget.in_words(budget.amount)} per training, {budget.points} saving points"),
         ("Trainings", f"{len(results.variants)} variants × {len(seeds)} {'seeds' if len(seeds) > 1 else 'seed'} "
                       f"({', '.join(map(str, seeds))})"),

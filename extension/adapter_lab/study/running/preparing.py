@@ -1,4 +1,4 @@
-"""What all trainings of a study share, made once before them: encoded pictures and captions."""
+"""What all trainings of a study share, made once before them: encoded images and captions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLDER = "preparation"  # events and log of it, inside the study's folder
 
 
 def fill_caches(configs: Sequence[TrainConfig], folder: Path, on_event: Callable[[Any], None] | None = None) -> bool:
-    """Encode the pictures and captions that trainings of `configs` would, each once; returns whether all are there.
+    """Encode the images and captions that trainings of `configs` would, each once; returns whether all are there.
 
     Events are written to `folder`. Settings that keep nothing on disk (`dataset.cache_latents` memory or off) are left
     to the trainings.

@@ -2,7 +2,7 @@
 
 What a study has done is in its trainings' own folders, each of which resumes exactly (`training.loop.resume`), and in
 `state.json`. So a study killed at any moment and resumed comes to the same numbers: bit for bit on a CPU for budgets of
-steps or pictures. For budgets of minutes, finished trainings stay as they are, and one that was cut off goes on from
+steps or images. For budgets of minutes, finished trainings stay as they are, and one that was cut off goes on from
 its last state with the minutes it had left.
 """
 
@@ -195,7 +195,7 @@ class Runner:
         for ended in self._map([job]):
             if ended.status:
                 raise AdapterLabError(
-                    f"The pictures could not be prepared: {_last_words(ended)} ({self.folder.path / CONSOLE} has more)."
+                    f"The images could not be prepared: {_last_words(ended)} ({self.folder.path / CONSOLE} has more)."
                 )
 
     def _train(self, runs: Iterable[PlannedRun], until_point: int = 0, end: int = 0) -> None:

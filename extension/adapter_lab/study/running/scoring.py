@@ -29,7 +29,7 @@ from adapter_lab.study.spec.measured import Picture, ScorePrompt, Value
 from adapter_lab.training.bases import open_base
 from adapter_lab.training.dataset.index import file_digest
 
-# A scorer's name, its section of the study, and what pictures there are, to the scorer.
+# A scorer's name, its section of the study, and what images there are, to the scorer.
 Factory = Callable[[str, Mapping[str, Any], PictureSettings], Scorer]
 SCORERS: dict[str, Factory] = {"clip": embedding_scorer, "dino": embedding_scorer, "tagger": tagger_scorer}
 HOW = ("steps", "guidance", "width", "height", "negative")
@@ -85,7 +85,7 @@ def score_study(
 
 
 class Scoring:
-    """Measures adapter files of one study; the base is loaded when the first picture has to be drawn."""
+    """Measures adapter files of one study; the base is loaded when the first image has to be drawn."""
 
     def __init__(self, study: Study, folder: Path, scorers: Sequence[Scorer]) -> None:
         self.study, self.folder, self.scorers = study, StudyFolder(folder), scorers
@@ -96,12 +96,12 @@ class Scoring:
 
     @cached_property
     def drawer(self) -> Drawer:
-        """Draws the pictures."""
+        """Draws the images."""
         return Drawer(self.config)
 
     @cached_property
     def _how(self) -> dict[str, Any]:
-        """What pictures depend on beside adapter and prompts."""
+        """What images depend on beside adapter and prompts."""
         preview = {key: value for key, value in asdict(self.config.preview).items() if key in HOW}
         return {
             "base": open_base(self.config.base).content_key,

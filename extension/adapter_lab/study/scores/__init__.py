@@ -1,4 +1,4 @@
-"""Scores: what pictures made with an adapter say about it. A scorer is anything with the four parts of `Scorer`."""
+"""Scores: what images made with an adapter say about it. A scorer is anything with the four parts of `Scorer`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from adapter_lab.study.spec.measured import Picture, ScorePrompt, Value
 
 @dataclass(frozen=True)
 class Context:
-    """What a scorer may compare pictures with.
+    """What a scorer may compare images with.
 
-    `base`: pictures of the same prompts and seeds without an adapter; empty while those are scored themselves.
+    `base`: images of the same prompts and seeds without an adapter; empty while those are scored themselves.
     """
 
     study: Study
@@ -24,10 +24,10 @@ class Context:
 
 
 class Scorer(Protocol):
-    """Measures the pictures of one adapter file."""
+    """Measures the images of one adapter file."""
 
     name: str
-    # All that its values depend on beside the pictures, for JSON: values are kept as long as these stay the same.
+    # All that its values depend on beside the images, for JSON: values are kept as long as these stay the same.
     settings: Mapping[str, Any]
 
     @property
@@ -36,9 +36,9 @@ class Scorer(Protocol):
         ...
 
     def prompts(self, study: Study) -> list[ScorePrompt]:
-        """The pictures it wants to see of every file."""
+        """The images it wants to see of every file."""
         ...
 
     def score(self, pictures: Sequence[Picture], context: Context) -> list[Value]:
-        """Its measurements of the pictures of one file, those of `prompts` in their order."""
+        """Its measurements of the images of one file, those of `prompts` in their order."""
         ...

@@ -1,4 +1,4 @@
-"""What a training folder is about: its concepts, their pictures, and prompts that ask for them."""
+"""What a training folder is about: its concepts, their images, and prompts that ask for them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JOINT = " + "
 
 @dataclass(frozen=True)
 class Picture:
-    """A training picture, its caption, and the concepts that it names."""
+    """A training image, its caption, and the concepts that it names."""
 
     path: Path
     caption: str
@@ -34,13 +34,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """The training pictures by what they show; without trigger words there is one concept, ""."""
+    """The training images by what they show; without trigger words there is one concept, ""."""
 
     concepts: tuple[str, ...]
     pictures: tuple[Picture, ...]
 
     def of(self, about: str) -> list[Picture]:
-        """Pictures of a concept alone, or of several together; those that name it at all where there are none."""
+        """Images of a concept alone, or of several together; those that name it at all where there are none."""
         alone = [picture for picture in self.pictures if JOINT.join(picture.concepts) == about]
         return alone or [picture for picture in self.pictures if set(about.split(JOINT)) <= set(picture.concepts)]
 
@@ -66,7 +66,7 @@ def find_concepts(captions: Sequence[str]) -> tuple[str, ...]:
 
 
 def training_folder(study: Study, settings: PictureSettings) -> TrainingFolder:
-    """The study's training pictures, without regularisation pictures and those held out."""
+    """The study's training images, without regularisation images and those held out."""
     config = study.shared.dataset
     items = scan(config, config.resolution or open_base(study.shared.base).resolution).items
     found = [(item.path, item.plain_caption) for item in items if not item.is_regularisation]

@@ -1,7 +1,7 @@
 """Scores by embeddings: CLIP (Radford et al. 2021) and DINOv2 (Oquab et al. 2023), read through transformers.
 
-Fidelity is the mean cosine similarity of a picture to the training pictures of what its prompt asks for, agreement that
-of a picture to its prompt, drift one minus that of a picture to the base's picture of the same prompt and seed.
+Fidelity is the mean cosine similarity of an image to the training images of what its prompt asks for, agreement that
+of an image to its prompt, drift one minus that of an image to the base's image of the same prompt and seed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BATCH = 16
 
 
 class EmbeddingModel:
-    """Vectors of unit length from pictures, and with CLIP from texts."""
+    """Vectors of unit length from images, and with CLIP from texts."""
 
     def __init__(self, name: str, device: str) -> None:
         """Load the model; raises ConfigError in a sentence where there is none."""
@@ -48,7 +48,7 @@ class EmbeddingModel:
 
     @torch.no_grad()
     def pictures(self, paths: Sequence[Path]) -> Tensor:
-        """Vectors (n, d) of picture files."""
+        """Vectors (n, d) of image files."""
         found = []
         for start in range(0, len(paths), BATCH):
             opened = [_rgb(path) for path in paths[start : start + BATCH]]
@@ -99,7 +99,7 @@ class EmbeddingScorer:
         return [*about, *(neutral_prompts(self._pictures) if "drift" in self.metrics else [])]
 
     def score(self, pictures: Sequence[Picture], context: Context) -> list[Value]:
-        """Its metrics of every picture they can be measured on."""
+        """Its metrics of every image they can be measured on."""
         vectors = self.model.pictures([picture.path for picture in pictures])
         values: list[Value] = []
         for metric, measure in (("fidelity", self._fidelity), ("agreement", self._agreement), ("drift", self._drift)):
@@ -108,7 +108,7 @@ class EmbeddingScorer:
         return values
 
     def folder(self, study: Study) -> TrainingFolder:
-        """The training pictures."""
+        """The training images."""
         if self._folder is None:
             self._folder = training_folder(study, self._pictures)
         return self._folder
@@ -123,7 +123,7 @@ class EmbeddingScorer:
         return values
 
     def _reference(self, about: str, study: Study) -> Tensor | None:
-        """The mean vector of the training pictures of something, whose product is the mean similarity to them."""
+        """The mean vector of the training images of something, whose product is the mean similarity to them."""
         if about not in self._references:
             found = [picture.path for picture in self.folder(study).of(about)]
             self._references[about] = self.model.pictures(found).mean(dim=0) if found else torch.empty(0)

@@ -1,4 +1,4 @@
-"""`[scores.*]` in a study: which pictures are drawn, and what scorers can be told; imports no torch."""
+"""`[scores.*]` in a study: which images are drawn, and what scorers can be told; imports no torch."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ Settings = TypeVar("Settings")
 
 @dataclass
 class PictureSettings:
-    """The pictures that scorers see of every adapter; the toy's scorer has its own prompts."""
+    """The images that scorers see of every adapter; the toy's scorer has its own prompts."""
 
-    prompts: list[str] = option([], "Prompts about what was trained; empty: captions of the training pictures.")
+    prompts: list[str] = option([], "Prompts about what was trained; empty: captions of the training images.")
     captions: int = option(3, "Captions per concept that are taken where no prompts are given.", minimum=1)
     neutral: list[str] = option(list(NEUTRAL), "Prompts about other things, on which drift is measured.")
     concepts: list[str] = option(
         [], "Trigger words that tell concepts apart in captions and prompts; empty: found in the captions."
     )
-    per_prompt: int = option(2, "Pictures per prompt, each with a seed of its own.", minimum=1, maximum=100)
-    seed: int = option(1000, "Seed of the first picture.", minimum=0)
-    steps: int = option(0, "Sampling steps; 0: those of the sample pictures.", minimum=0, maximum=200)
-    guidance: float = option(0.0, "Classifier-free guidance; 0: that of the sample pictures.", minimum=0, maximum=30)
-    width: int = option(0, "Width; 0: that of the sample pictures.", minimum=0, unit="px")
-    height: int = option(0, "Height; 0: that of the sample pictures.", minimum=0, unit="px")
-    negative: str = option("", "Negative prompt; empty: that of the sample pictures.")
+    per_prompt: int = option(2, "Images per prompt, each with a seed of its own.", minimum=1, maximum=100)
+    seed: int = option(1000, "Seed of the first image.", minimum=0)
+    steps: int = option(0, "Sampling steps; 0: those of the sample images.", minimum=0, maximum=200)
+    guidance: float = option(0.0, "Classifier-free guidance; 0: that of the sample images.", minimum=0, maximum=30)
+    width: int = option(0, "Width; 0: that of the sample images.", minimum=0, unit="px")
+    height: int = option(0, "Height; 0: that of the sample images.", minimum=0, unit="px")
+    negative: str = option("", "Negative prompt; empty: that of the sample images.")
 
 
 @dataclass
 class EmbeddingSettings:
-    """A model that turns pictures into vectors."""
+    """A model that turns images into vectors."""
 
     model: str = option("", "Folder of the model, or its name on the Hugging Face hub.", path="model")
     metrics: list[str] = option([], "What it measures: fidelity, agreement (CLIP only), drift.")
@@ -55,7 +55,7 @@ class EmbeddingSettings:
 
 @dataclass
 class TaggerSettings:
-    """A tagger that reads booru tags from pictures."""
+    """A tagger that reads booru tags from images."""
 
     model: str = option(
         "SmilingWolf/wd-vit-tagger-v3",
@@ -68,9 +68,9 @@ class TaggerSettings:
 
 @dataclass
 class ToySettings:
-    """How many pictures of each kind are drawn of every adapter: each character, both, one and two other figures."""
+    """How many images of each kind are drawn of every adapter: each character, both, one and two other figures."""
 
-    pictures: int = option(8, "Pictures of each of the five kinds.", minimum=1, maximum=1000)
+    pictures: int = option(8, "Images of each of the five kinds.", minimum=1, maximum=1000)
     seed: int = option(100, "Seed of the prompts.", minimum=0)
 
 
@@ -84,7 +84,7 @@ SCORERS: dict[str, type] = {
 
 
 def scorer_settings(study: Study) -> dict[str, Any]:
-    """The settings of pictures and of every scorer of the study; raises ConfigError with what is wrong with them."""
+    """The settings of images and of every scorer of the study; raises ConfigError with what is wrong with them."""
     unknown = [name for name in study.scores if name not in (PICTURES, *SCORERS)]
     if unknown:
         raise ConfigError(f"There is no scorer {shown(unknown[0])}; choose among {', '.join(SCORERS)}.")
@@ -93,7 +93,7 @@ def scorer_settings(study: Study) -> dict[str, Any]:
 
 
 def picture_settings(study: Study) -> PictureSettings:
-    """The study's settings of pictures; raises ConfigError with what is wrong with them."""
+    """The study's settings of images; raises ConfigError with what is wrong with them."""
     return settings_of(PictureSettings, study.scores.get(PICTURES, {}), PICTURES)
 
 

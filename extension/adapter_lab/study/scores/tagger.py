@@ -1,7 +1,7 @@
-"""Scores by a WD tagger (SmilingWolf's, ONNX): tags of the prompt found in the picture, and tags of another concept.
+"""Scores by a WD tagger (SmilingWolf's, ONNX): tags of the prompt found in the image, and tags of another concept.
 
 Agreement is the share of the prompt's tags that the tagger sees, of those it knows. Bleeding is the share of what marks
-one concept that is seen in pictures that asked for another one alone: tags that most of its training pictures have and
+one concept that is seen in images that asked for another one alone: tags that most of its training images have and
 hardly any of the other's.
 """
 
@@ -27,7 +27,7 @@ from adapter_lab.study.spec.measured import Picture, ScorePrompt, Value
 
 FILES = ("model.onnx", "selected_tags.csv")
 GENERAL = "0"  # category of tags that are neither characters nor ratings
-OFTEN, SELDOM = 0.5, 0.15  # shares of training pictures from which a tag marks a concept, and up to which it does not
+OFTEN, SELDOM = 0.5, 0.15  # shares of training images from which a tag marks a concept, and up to which it does not
 POSSIBLE = ("agreement", "bleeding")
 
 
@@ -51,7 +51,7 @@ class Tagger:
         self.tags = [_plain(rows[index]["name"]) for index in self._general]
 
     def read(self, path: Path) -> dict[str, float]:
-        """The probability of every general tag in a picture."""
+        """The probability of every general tag in an image."""
         side = int(self._input.shape[1])
         with Image.open(path) as picture:
             rgba = picture.convert("RGBA")
@@ -94,7 +94,7 @@ class TaggerScorer:
         return prompts_about(folder, self._pictures)
 
     def score(self, pictures: Sequence[Picture], context: Context) -> list[Value]:
-        """Its metrics of every picture they can be measured on."""
+        """Its metrics of every image they can be measured on."""
         values = []
         for picture in pictures:
             if picture.prompt.about == NEUTRAL:
@@ -107,13 +107,13 @@ class TaggerScorer:
         return values
 
     def folder(self, study: Study) -> TrainingFolder:
-        """The training pictures."""
+        """The training images."""
         if self._folder is None:
             self._folder = training_folder(study, self._pictures)
         return self._folder
 
     def marks(self, study: Study) -> dict[str, list[str]]:
-        """By concept, the tags that mark it: most of its training pictures have them, hardly any other's do."""
+        """By concept, the tags that mark it: most of its training images have them, hardly any other's do."""
         if self._marks is None:
             folder = self.folder(study)
             shares = {concept: self._shares(folder, concept) for concept in folder.concepts}

@@ -98,13 +98,13 @@ def remarks(study: Study) -> list[str]:
 
 
 def _unused_flags(prompts: Sequence[str]) -> list[str]:
-    """Size and seed of a sample prompt, which are those of all pictures where files are compared."""
+    """Size and seed of a sample prompt, which are those of all images where files are compared."""
     flags = {name: flag for flag, name in FLAGS.items() if name in ("width", "height", "seed")}
     found = []
     for number, prompt in enumerate(prompts, start=1):
         if stated := [f"--{flags[name]}" for name in read_prompt(prompt).own if name in flags]:
             what = f"Sample prompt {number}: {', '.join(stated)}"
-            found.append(f"{what} is not used in a study, whose pictures all have the same size and seeds.")
+            found.append(f"{what} is not used in a study, whose images all have the same size and seeds.")
     return found
 
 

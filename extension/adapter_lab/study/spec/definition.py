@@ -29,7 +29,7 @@ DECIDED = (
 SHARED = ("base.", "dataset.folder", "dataset.sources", "dataset.regularisation_folder", "dataset.validation_fraction")
 # Settings that change what a loss is measured on: losses of variants that differ in one of them say nothing together.
 OF_LOSSES = ("loss.", "dataset.")
-# The same for training losses, whose pictures and noise are those of the step.
+# The same for training losses, whose images and noise are those of the step.
 OF_TRAINING_LOSSES = (*OF_LOSSES, "run.batch_size", "optimizer.gradient_accumulation")
 
 
@@ -47,9 +47,9 @@ class Budget:
     """What every variant gets, and after which shares of it adapters are saved."""
 
     unit: str = option(
-        "minutes", "What is equal for all: training time, optimiser steps, or pictures seen.", choices=UNITS
+        "minutes", "What is equal for all: training time, optimiser steps, or images seen.", choices=UNITS
     )
-    amount: float = option(60.0, "How many minutes, steps or pictures each variant and seed gets.", minimum=0)
+    amount: float = option(60.0, "How many minutes, steps or images each variant and seed gets.", minimum=0)
     points: int = option(8, "Adapters saved per training, after equal shares of the budget.", minimum=1, maximum=1000)
     parameters: int = option(
         0,
@@ -65,7 +65,7 @@ class Budget:
     )
 
     def share(self, point: int) -> float:
-        """Minutes, steps or pictures after the saving point `point`, counted from 1."""
+        """Minutes, steps or images after the saving point `point`, counted from 1."""
         return self.amount * point / self.points
 
     def in_words(self, amount: float) -> str:
@@ -110,7 +110,7 @@ class Variant:
 
 @dataclass
 class Study:
-    """Variants x seeds on one base and one folder of pictures, at equal budget.
+    """Variants x seeds on one base and one folder of images, at equal budget.
 
     `shared` holds the settings that all variants start from. `scores`: settings of scorers by their name.
     """

@@ -1,4 +1,4 @@
-"""Pictures that are drawn for scores, and what is measured of them."""
+"""Images that are drawn for scores, and what is measured of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ScorePrompt:
-    """A picture to draw: the prompt, the seed of its noise, and what it is about (concepts, or a group of prompts)."""
+    """An image to draw: the prompt, the seed of its noise, and what it is about (concepts, or a group of prompts)."""
 
     text: str
     seed: int
@@ -17,7 +17,7 @@ class ScorePrompt:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that was drawn for a prompt."""
+    """An image that was drawn for a prompt."""
 
     path: Path
     prompt: ScorePrompt
@@ -25,7 +25,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Value:
-    """One measurement: of a metric, from the picture of one seed, about one concept ("" for none in particular)."""
+    """One measurement: of a metric, from the image of one seed, about one concept ("" for none in particular)."""
 
     metric: str
     value: float

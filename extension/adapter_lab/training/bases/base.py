@@ -26,7 +26,7 @@ from adapter_lab.training.device.transfer import to_device
 from adapter_lab.training.objective.objective import Objective, objective_of
 
 Device = torch.device | str
-# Original (height, width), crop (top, left) and target (height, width) of a picture, in px.
+# Original (height, width), crop (top, left) and target (height, width) of an image, in px.
 Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
@@ -148,7 +148,7 @@ class Base:
     def denoise(self, unet: Any, noisy: Tensor, times: Tensor, text: TextOutput, sizes: Sequence[Sizes]) -> Tensor:
         """The UNet's answer (B, C, h, w) to `noisy` latents at `times` (B,), in its own format.
 
-        `sizes`: of each picture, for families that are told them (SDXL).
+        `sizes`: of each image, for families that are told them (SDXL).
         """
         added = self.added_conditions(sizes, text.pooled)
         found: Tensor = unet(

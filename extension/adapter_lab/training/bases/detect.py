@@ -71,7 +71,7 @@ def detect(opened: Opened, config: BaseConfig) -> Detection:
     if prediction == EPSILON != suggested and config.prediction == "auto":
         findings.append(
             f"The name {opened.path.name} suggests {CALLED[suggested]}, but nothing in the file says so; "
-            f"if pictures come out wrong, set base.prediction to {suggested}."
+            f"if images come out wrong, set base.prediction to {suggested}."
         )
     return Detection(prediction, zero, findings)
 

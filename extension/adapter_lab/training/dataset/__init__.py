@@ -1,4 +1,4 @@
-"""Training folders: from pictures and captions on disk to batches, caches and a report."""
+"""Training folders: from images and captions on disk to batches, caches and a report."""
 
 from adapter_lab.training.dataset.cache import CachedLatents, CachedText, FillReport, LatentCache, TextCache
 from adapter_lab.training.dataset.dataset import Dataset

@@ -1,7 +1,7 @@
-"""Aspect buckets: the sizes pictures are brought to, so that pictures of one size can share a batch.
+"""Aspect buckets: the sizes images are brought to, so that images of one size can share a batch.
 
 A bucket (w, h) has sides that are multiples of `step` between `shortest` and `longest`, and w * h <= resolution^2.
-Unless enlarging is allowed, a picture only gets a bucket that it covers.
+Unless enlarging is allowed, an image only gets a bucket that it covers.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from adapter_lab.errors import ConfigError
 
 Size = tuple[int, int]
 
-# Below this a picture holds less than 2 x 2 latents and teaches nothing, however far it is enlarged.
+# Below this an image holds less than 2 x 2 latents and teaches nothing, however far it is enlarged.
 SMALLEST_SIDE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How a picture fills its bucket: brought to `resized` (w, h), then the bucket is cut out of it.
+    """How an image fills its bucket: brought to `resized` (w, h), then the bucket is cut out of it.
 
-    `kept` is the share of the picture's area that the crop leaves, `scale` its enlargement (< 1: made smaller).
+    `kept` is the share of the image's area that the crop leaves, `scale` its enlargement (< 1: made smaller).
     """
 
     bucket: Size
@@ -32,7 +32,7 @@ class Placement:
 
     @property
     def slack(self) -> Size:
-        """Pixels (horizontally, vertically) by which the resized picture is larger than the bucket."""
+        """Pixels (horizontally, vertically) by which the resized image is larger than the bucket."""
         return self.resized[0] - self.bucket[0], self.resized[1] - self.bucket[1]
 
     @property
@@ -85,8 +85,8 @@ class Buckets:
         return Buckets(resolution, step, shortest, longest, not config.buckets, config.upscale)
 
     def choose(self, picture: Size) -> Placement | None:
-        """Where a picture of size (w, h) goes; None when it is too small for any bucket."""
-        # One answer for all pictures of a size, of which there can be very many.
+        """Where an image of size (w, h) goes; None when it is too small for any bucket."""
+        # One answer for all images of a size, of which there can be very many.
         if picture not in self._known:
             self._known[picture] = self._chosen(picture)
         return self._known[picture]
@@ -102,7 +102,7 @@ class Buckets:
         return None if own is None else place(picture, own)
 
     def _own_size(self, picture: Size) -> Size | None:
-        """The largest bucket near the aspect ratio of a picture too small for those of the whole area."""
+        """The largest bucket near the aspect ratio of an image too small for those of the whole area."""
         width, height = picture
         if self.square_only:
             side = _round_down(min(width, height, self.resolution), self.step)

@@ -1,8 +1,8 @@
-"""Caches of encoded pictures and captions, keyed by all they depend on, so that a change of any makes them again.
+"""Caches of encoded images and captions, keyed by all they depend on, so that a change of any makes them again.
 
-A mirrored picture has an entry of its own. A VAE's encoder is not mirror-symmetric (its downsampling pads right and
+A mirrored image has an entry of its own. A VAE's encoder is not mirror-symmetric (its downsampling pads right and
 below only, and nothing ties its filters to their mirror images), so a mirrored latent is not the latent of the mirrored
-picture: `benchmarks/dataset.py` measures the difference, which is many times the posterior's standard deviation.
+image: `benchmarks/dataset.py` measures the difference, which is many times the posterior's standard deviation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from adapter_lab.training.dataset.pixels import prefetch
 from adapter_lab.training.dataset.samples import Batch, Sample
 from adapter_lab.training.dataset.store import TensorStore
 
-# Goes up whenever pictures are turned into pixels in another way.
+# Goes up whenever images are turned into pixels in another way.
 PIXELS_VERSION = 1
 
 Progress = Callable[[int, int], None]
@@ -33,7 +33,7 @@ EncodePixels = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class CachedLatents:
-    """The VAE's posterior of a picture: mean and std (C, h, w) before scaling; loss mask (1, h, w) or None."""
+    """The VAE's posterior of an image: mean and std (C, h, w) before scaling; loss mask (1, h, w) or None."""
 
     mean: Tensor
     std: Tensor
@@ -69,7 +69,7 @@ class FillReport:
 
 
 class LatentCache:
-    """Encoded pictures of one VAE, on disk in `folder` or in memory where it is None, as `dtype`.
+    """Encoded images of one VAE, on disk in `folder` or in memory where it is None, as `dtype`.
 
     `vae_name` is what sentences call the VAE, such as its file.
     """
@@ -115,7 +115,7 @@ class LatentCache:
         self.store.put(self.key(sample), tensors)
 
     def missing(self, samples: Iterable[Sample]) -> list[Sample]:
-        """The samples that have to be encoded, pictures of the same content once."""
+        """The samples that have to be encoded, images of the same content once."""
         by_key = {self.key(sample): sample for sample in samples}
         return [by_key[key] for key in self.store.missing(by_key)]
 
@@ -128,9 +128,9 @@ class LatentCache:
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> FillReport:
-        """Encode what is missing with `encode(pixels (B, 3, h, w)) -> (mean, std)`, decoding pictures ahead in threads.
+        """Encode what is missing with `encode(pixels (B, 3, h, w)) -> (mean, std)`, decoding images ahead in threads.
 
-        Raises PictureError for a picture that has become unreadable, DatasetError when there is no room left.
+        Raises PictureError for an image that has become unreadable, DatasetError when there is no room left.
         """
         started = time.monotonic()
         missing = self.missing(samples)
@@ -221,7 +221,7 @@ class TextCache:
 
 
 def latents_not_finite(picture: Path, vae: str) -> str:
-    """A sentence for a picture that a VAE encodes as NaN or infinity."""
+    """A sentence for an image that a VAE encodes as NaN or infinity."""
     return (
         f"{vae} encodes {picture} as values that are not finite (NaN), and nothing of that is kept; the VAE is damaged "
         "or no VAE of this base, so choose another in base.vae, or another base."
@@ -237,7 +237,7 @@ def text_not_finite(caption: str) -> str:
 
 
 def decode_threads() -> int:
-    """Threads that decode pictures: enough to keep ahead of an encoder, few enough to leave it its cores."""
+    """Threads that decode images: enough to keep ahead of an encoder, few enough to leave it its cores."""
     return max(1, min(4, (os.cpu_count() or 2) // 2))
 
 

@@ -82,13 +82,13 @@ class CaptionRules:
         return self._compose(lines, first, lambda tags: list(tags))
 
     def varied(self, lines: Sequence[str], draws: Draws) -> str:
-        """The caption as one use of the picture sees it."""
+        """The caption as one use of the image sees it."""
         if draws.chance(self.caption_dropout):
             return ""
         return self._compose(lines, draws.choice, lambda tags: self._shuffle_and_drop(tags, draws))
 
     def varies(self, lines: Sequence[str]) -> bool:
-        """Whether uses of the picture can differ in more than being left out as a whole."""
+        """Whether uses of the image can differ in more than being left out as a whole."""
         if self.wildcards and (len(lines) > 1 or any(expand_wildcards(line, first) != line for line in lines)):
             return True
         loose = 0

@@ -1,4 +1,4 @@
-"""What a run remembers of its pictures and captions, so that a later session can say which of them changed."""
+"""What a run remembers of its images and captions, so that a later session can say which of them changed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adapter_lab.training.dataset.dataset import Dataset
 
-# Per picture by its key: short digests of its bytes (and its mask's), of its caption, and of how it is used.
+# Per image by its key: short digests of its bytes (and its mask's), of its caption, and of how it is used.
 Contents = dict[str, list[str]]
 _SHOWN = 5
 
 
 def contents(dataset: Dataset) -> Contents:
-    """What is remembered of the pictures that are trained on."""
+    """What is remembered of the images that are trained on."""
     return {
         item.key: [
             _short([item.digest, item.mask_digest]),
@@ -30,7 +30,7 @@ def contents(dataset: Dataset) -> Contents:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What is not as it was, such as "the caption of 1 picture (a.png)"; nothing where nothing is known of before."""
+    """What is not as it was, such as "the caption of 1 image (a.png)"; nothing where nothing is known of before."""
     if not before:
         return []
     both = [key for key in after if key in before]
@@ -48,7 +48,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
 def _pictures(keys: Iterable[str]) -> str:
     names = [PurePosixPath(key).name for key in keys]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} picture{'' if len(names) == 1 else 's'} ({', '.join(names[:_SHOWN])}{more})"
+    return f"{len(names)} image{'' if len(names) == 1 else 's'} ({', '.join(names[:_SHOWN])}{more})"
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A training folder that has been read: its pictures, and what training, caches and reports ask about them."""
+"""A training folder that has been read: its images, and what training, caches and reports ask about them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from adapter_lab.training.dataset.samples import Batch, Item, Sample
 
 @dataclass(frozen=True)
 class Dataset:
-    """The pictures to train on (`items`), those held out for validation, and what was passed over.
+    """The images to train on (`items`), those held out for validation, and what was passed over.
 
     `skipped` lists (path, reason) of files that are not used; `warnings` are sentences about the rest; `ignored` counts
     files of other kinds by suffix.
@@ -35,14 +35,14 @@ class Dataset:
 
     @property
     def resolutions(self) -> list[int]:
-        """Every training resolution of a picture (px), the smallest first."""
+        """Every training resolution of an image (px), the smallest first."""
         return sorted({item.source.resolution for item in self.items})
 
     def plan(self, epoch: int, batch_size: int, seed: int) -> list[Batch]:
         """The batches of an epoch (from 0) in order: a pure function of its arguments and the folder.
 
-        Each batch has one bucket; the last of a bucket may be short. Regularisation pictures are as many as training
-        pictures.
+        Each batch has one bucket; the last of a bucket may be short. Regularisation images are as many as training
+        images.
         """
         return plan_epoch(self.items, epoch, batch_size, seed, self.config.random_crop, self.config.color_augment)
 
@@ -51,26 +51,26 @@ class Dataset:
         return batches_per_epoch(self.items, batch_size)
 
     def validation_plan(self, batch_size: int) -> list[Batch]:
-        """The held-out pictures once each, with nothing left to chance."""
+        """The held-out images once each, with nothing left to chance."""
         return fixed_batches(self.held_out, batch_size)
 
     @property
     def cacheable(self) -> bool:
-        """Whether a picture is always the same pixels (or their mirror image), so that latents can be kept."""
+        """Whether an image is always the same pixels (or their mirror image), so that latents can be kept."""
         return not (self.config.random_crop or self.config.color_augment)
 
     def cache_samples(self) -> list[Sample]:
-        """Every picture once, and mirrored where its source asks for flips: what a latent cache must hold."""
+        """Every image once, and mirrored where its source asks for flips: what a latent cache must hold."""
         samples = [fixed_sample(item) for item in (*self.items, *self.held_out)]
         return samples + [fixed_sample(item, flip=True) for item in self.items if item.source.flip]
 
     @property
     def captions_vary(self) -> bool:
-        """Whether a picture's caption can differ between uses, other than by being dropped as a whole."""
+        """Whether an image's caption can differ between uses, other than by being dropped as a whole."""
         return any(item.source.rules.varies(item.caption_lines) for item in self.items)
 
     def all_captions(self) -> list[str]:
-        """Every plain caption once, in the order of pictures, and "" first where captions can be dropped.
+        """Every plain caption once, in the order of images, and "" first where captions can be dropped.
 
         Unless `captions_vary`, these are all the captions that training and validation use.
         """
@@ -79,7 +79,7 @@ class Dataset:
         return list(dict.fromkeys(captions))
 
     def tag_counts(self) -> dict[str, int]:
-        """How many training pictures have each tag, most frequent first; regularisation pictures are not counted."""
+        """How many training images have each tag, most frequent first; regularisation images are not counted."""
         counts: Counter[str] = Counter()
         for item in self.items:
             if not item.is_regularisation:
@@ -87,7 +87,7 @@ class Dataset:
         return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
     def tag_counts_by_folder(self) -> dict[str, dict[str, int]]:
-        """How many pictures of each folder have each tag (`ss_tag_frequency`)."""
+        """How many images of each folder have each tag (`ss_tag_frequency`)."""
         counts: dict[str, Counter[str]] = {}
         for item in self.items:
             counts.setdefault(item.folder, Counter()).update(set(split_tags(item.plain_caption)))
@@ -97,14 +97,14 @@ class Dataset:
         }
 
     def folder_counts(self) -> dict[str, dict[str, int]]:
-        """Repeats and pictures of each folder (`ss_dataset_dirs`)."""
+        """Repeats and images of each folder (`ss_dataset_dirs`)."""
         counts: dict[str, dict[str, int]] = {}
         for item in self.items:
             counts.setdefault(item.folder, {"n_repeats": item.repeats, "img_count": 0})["img_count"] += 1
         return dict(sorted(counts.items()))
 
     def bucket_counts(self) -> dict[Size, tuple[int, int]]:
-        """For each bucket (w, h): pictures in it, and uses of them per epoch."""
+        """For each bucket (w, h): images in it, and uses of them per epoch."""
         pictures = Counter(item.bucket for item in self.items)
         uses = {bucket: len(group) for bucket, group in epoch_uses(self.items, 0, 0).items()}
         return {bucket: (pictures[bucket], uses.get(bucket, 0)) for bucket in sorted(pictures)}
@@ -115,7 +115,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the pictures, captions or settings that `plan` goes by change; a resumed run compares it."""
+        """Changes when the images, captions or settings that `plan` goes by change; a resumed run compares it."""
         parts = [
             [item.key, item.digest, item.mask_digest, item.repeats, item.bucket, item.placement.resized,
              item.caption_lines, item.source.flip, item.is_regularisation, sorted(vars(item.source.rules).items())]

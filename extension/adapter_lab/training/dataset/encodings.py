@@ -14,7 +14,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# The hundred and more most frequent characters of Chinese, and what captions of pictures speak of. Text of other
+# The hundred and more most frequent characters of Chinese, and what captions of images speak of. Text of other
 # languages decoded as Chinese is spread over thousands of characters and hits few of these.
 _FREQUENT = frozenset(
     "的一是了我不人在他有这个上们来到时大地为子中你说生国年着就那和要她出也得里后自以会家可下而过天去能对小多然于心学么之都好看"

@@ -31,7 +31,7 @@ def folder_findings(listing: Listing, config: DatasetConfig) -> list[str]:
         if doubled is not None:
             hint = f", such as {doubled.name} to {Path(doubled.stem).with_suffix(doubled.suffix).name}"
         found.append(
-            f"{_files(listing.orphan_captions, 'caption file')}: no picture of that name; name captions like their "
+            f"{_files(listing.orphan_captions, 'caption file')}: no image of that name; name captions like their "
             f"pictures{hint}."
         )
     if listing.below:
@@ -47,7 +47,7 @@ def folder_findings(listing: Listing, config: DatasetConfig) -> list[str]:
     ]
     many = {picture.folder: picture.repeats for picture in listing.pictures if picture.repeats >= MANY_REPEATS}
     found += [
-        f"The pictures of folder {name} are repeated {repeats} times per epoch; if its number is not meant as repeats, "
+        f"The images of folder {name} are repeated {repeats} times per epoch; if its number is not meant as repeats, "
         "rename it or set dataset.repeats."
         for name, repeats in many.items()
     ]
@@ -55,7 +55,7 @@ def folder_findings(listing: Listing, config: DatasetConfig) -> list[str]:
 
 
 def _stated_findings(listing: Listing) -> list[str]:
-    """Findings about captions that are not in a text file beside their picture, or that are there twice."""
+    """Findings about captions that are not in a text file beside their image, or that are there twice."""
     found = list(listing.stated.problems)
     if listing.rival_captions:
         pairs = [f"{used} and not {other}" for used, other in listing.rival_captions[:_EXAMPLES]]
@@ -68,7 +68,7 @@ def _stated_findings(listing: Listing) -> list[str]:
         files = _names(dict.fromkeys(listing.stated.files.values()))
         found.append(f"{_count(count, 'caption')}: read from {files}.")
     if unused := list(listing.stated.unused):
-        found.append(f"{_files(unused, 'caption')} of a metadata file: no picture of that name.")
+        found.append(f"{_files(unused, 'caption')} of a metadata file: no image of that name.")
     own = [p.caption for p in listing.pictures if p.caption_name.lower().endswith(".json") and p.caption]
     if own:
         found.append(f"{_files(own, 'caption')}: read from .json.")
@@ -76,7 +76,7 @@ def _stated_findings(listing: Listing) -> list[str]:
 
 
 def item_findings(items: Sequence[Item], config: DatasetConfig) -> list[str]:
-    """Findings about the pictures that are used."""
+    """Findings about the images that are used."""
     found = _duplicate_findings(items)
     small = [item for item in items if item.bucket[0] * item.bucket[1] < SMALL_AREA * item.source.resolution**2]
     if small:
@@ -123,7 +123,7 @@ def _mask_findings(items: Sequence[Item], config: DatasetConfig) -> list[str]:
     bare = [item for item in items if not item.has_mask]
     wanted = "alpha channel" if config.mask == "alpha" else "mask file"
     if len(bare) == len(items):
-        return [f"dataset.mask is `{config.mask}`, but no picture has one, so every picture is learned as a whole."]
+        return [f"dataset.mask is `{config.mask}`, but no image has one, so every image is learned as a whole."]
     return [f"{_items(bare, 'picture')}: no {wanted}, so learned as a whole."] if bare else []
 
 
@@ -133,8 +133,8 @@ def remark_finding(remark: str, paths: Sequence[Path], what: str) -> str:
 
 
 def _duplicate_findings(items: Sequence[Item]) -> list[str]:
-    """Pictures of equal content: by name, and as one sentence for folders that share many, such as two links to one."""
-    # The same picture at several resolutions is meant.
+    """Images of equal content: by name, and as one sentence for folders that share many, such as two links to one."""
+    # The same image at several resolutions is meant.
     groups: dict[tuple[str, int], list[Path]] = {}
     for item in items:
         groups.setdefault((item.digest, item.source.resolution), []).append(item.path)
@@ -146,9 +146,9 @@ def _duplicate_findings(items: Sequence[Item]) -> list[str]:
     for folders, shared in by_folders.items():
         if len(shared) > _EXAMPLES:
             where = f"are in each of {_names(folders)}" if len(folders) > 1 else f"of {folders[0].name} are there twice"
-            found.append(f"{len(shared)} pictures {where}; if that is not meant, leave one out.")
+            found.append(f"{len(shared)} images {where}; if that is not meant, leave one out.")
         else:
-            found += [f"{_names(group)} are the same picture; if that is not meant, leave one out." for group in shared]
+            found += [f"{_names(group)} are the same image; if that is not meant, leave one out." for group in shared]
     return found
 
 

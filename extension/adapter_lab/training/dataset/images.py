@@ -1,6 +1,6 @@
-"""Picture files: what can be read, how large, and each of them as 8-bit sRGB the right way up.
+"""Image files: what can be read, how large, and each of them as 8-bit sRGB the right way up.
 
-Memory is bounded: `picture_size` says how many pixels are decoded, and large pictures are decoded one at a time. JPEGs
+Memory is bounded: `picture_size` says how many pixels are decoded, and large images are decoded one at a time. JPEGs
 are decoded at a fraction of their size where training needs no more (DCT scaling), so even very large ones can be used.
 """
 
@@ -28,7 +28,7 @@ _large_pictures = threading.Lock()
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".avif", ".jxl", ".gif", ".tif", ".tiff")
 # Read by add-ons or newer versions of Pillow only; the package that adds each.
 _ADD_ONS = {".avif": ("pillow_avif", "pillow-avif-plugin"), ".jxl": ("pillow_jxl", "pillow-jxl-plugin")}
-# People keep these beside their pictures; they are listed as skipped instead of passed over.
+# People keep these beside their images; they are listed as skipped instead of passed over.
 UNREAD_SUFFIXES = (
     ".heic", ".heif", ".jp2", ".psd", ".xcf", ".kra", ".svg", ".tga", ".dds", ".exr", ".hdr", ".ico", ".qoi",
     ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".mp4", ".mov", ".avi", ".mkv", ".webm", ".zip", ".rar", ".7z",
@@ -50,12 +50,12 @@ for _module, _ in _ADD_ONS.values():
     with contextlib.suppress(ImportError):
         importlib.import_module(_module)
 Image.init()
-# The limits above take the place of Pillow's, which raise before a picture's size can be told.
+# The limits above take the place of Pillow's, which raise before an image's size can be told.
 Image.MAX_IMAGE_PIXELS = None
 
 
 class PictureError(FileFormatError):
-    """A picture that cannot be used; `reason` says why and what to do, the message also names the file."""
+    """An image that cannot be used; `reason` says why and what to do, the message also names the file."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -64,7 +64,7 @@ class PictureError(FileFormatError):
 
 @dataclass(frozen=True, slots=True)
 class PictureInfo:
-    """What a picture file holds: its size (after EXIF rotation) and what is worth saying about it."""
+    """What an image file holds: its size (after EXIF rotation) and what is worth saying about it."""
 
     width: int
     height: int
@@ -78,12 +78,12 @@ class PictureInfo:
 
 
 def supported(suffix: str) -> bool:
-    """Whether pictures with this (lower-case) suffix can be read here."""
+    """Whether images with this (lower-case) suffix can be read here."""
     return suffix in PICTURE_SUFFIXES and suffix in Image.registered_extensions()
 
 
 def inspect_picture(path: Path) -> PictureInfo:
-    """Decode the whole picture once, JPEG at 1/8 of its sides, and say what it is.
+    """Decode the whole image once, JPEG at 1/8 of its sides, and say what it is.
 
     Raises PictureError when it cannot be used for training whatever the settings.
     """
@@ -103,10 +103,10 @@ def inspect_picture(path: Path) -> PictureInfo:
 def read_picture(
     path: Path, resized: Size, alpha_is_mask: bool = False, expected: Size | None = None
 ) -> tuple[Image.Image, Image.Image | None]:
-    """The picture in 8-bit sRGB at size `resized` (w, h), and its alpha channel (mode L) where that is a mask.
+    """The image in 8-bit sRGB at size `resized` (w, h), and its alpha channel (mode L) where that is a mask.
 
     Alpha is otherwise laid over white. As a mask it leaves the colours as they are stored, so that what is masked out
-    still surrounds the rest. Raises PictureError, also when the picture's own size is not the `expected` one.
+    still surrounds the rest. Raises PictureError, also when the image's own size is not the `expected` one.
     """
     with _decoded(path, resized) as (image, size, _):
         if expected not in (None, size):
@@ -125,7 +125,7 @@ def read_picture(
 
 
 def read_mask(path: Path, resized: Size) -> Image.Image:
-    """A mask picture as greyscale (mode L; white: learned, black: not) at size `resized`; raises PictureError."""
+    """A mask image as greyscale (mode L; white: learned, black: not) at size `resized`; raises PictureError."""
     with _decoded(path, resized) as (image, _, _):
         if image.mode == "RGBA":
             black = Image.new("RGBA", image.size, (0, 0, 0, 255))
@@ -174,7 +174,7 @@ def _decode(image: Image.Image, needed: Size) -> tuple[Image.Image, Size]:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(0x0112, 1))
-    except Exception:  # broken EXIF data says nothing about the picture itself
+    except Exception:  # broken EXIF data says nothing about the image itself
         return 1
 
 
@@ -253,7 +253,7 @@ def _explain(path: Path, error: Exception) -> str:
         if path.stat().st_size == 0:
             return "empty (0 bytes); get a whole copy or remove it"
     if isinstance(error, PIL.UnidentifiedImageError):
-        return "not a picture, or broken at its start; get a whole copy or remove it"
+        return "not an image, or broken at its start; get a whole copy or remove it"
     if isinstance(error, OSError) and "truncated" in str(error).lower():
         return f"cut off ({error}); get a whole copy or remove it"
     return f"cannot be decoded ({error}); open it and save it again as PNG, or remove it"

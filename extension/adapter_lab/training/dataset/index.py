@@ -1,7 +1,7 @@
-"""The index of picture files already looked at: their content hash and size, so that a second start reads no picture.
+"""The index of image files already looked at: their content hash and size, so that a second start reads no image.
 
 An entry holds for one path, length and modification time. The hash is what caches and the held-out split go by, so
-pictures may be renamed or moved without being encoded again.
+images may be renamed or moved without being encoded again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What looking at a picture file gave: the SHA-256 of its bytes, and its properties or why it is unusable."""
+    """What looking at an image file gave: the SHA-256 of its bytes, and its properties or why it is unusable."""
 
     digest: str
     info: PictureInfo | None
@@ -43,7 +43,7 @@ class Looked:
 def look_at(
     paths: Sequence[Path], index_folder: Path | None, threads: int, progress: Progress | None = None
 ) -> tuple[dict[Path, Looked], str]:
-    """Look at every picture, those not in the index by decoding them in `threads` threads.
+    """Look at every image, those not in the index by decoding them in `threads` threads.
 
     Returns what was found, and a sentence when the index could not be written (else "").
     """
@@ -86,14 +86,14 @@ def _looks(pool: ThreadPoolExecutor, paths: Sequence[Path]) -> Iterator[tuple[Pa
 
 
 def _shared(looked: Looked, infos: dict[PictureInfo, PictureInfo]) -> Looked:
-    """`looked` with one object for all pictures of the same properties, of which there can be very many."""
+    """`looked` with one object for all images of the same properties, of which there can be very many."""
     if looked.info is None:
         return looked
     return Looked(looked.digest, infos.setdefault(looked.info, looked.info))
 
 
 def _entry(stamp: list[int], looked: Looked) -> str:
-    """What the index keeps of a file, as JSON: of very many pictures this takes a tenth of its values' memory."""
+    """What the index keeps of a file, as JSON: of very many images this takes a tenth of its values' memory."""
     return json.dumps([*stamp, looked.digest, looked.info.to_dict() if looked.info else looked.reason])
 
 
@@ -156,7 +156,7 @@ def _read(folder: Path | None) -> dict[str, str]:
     """The index: the JSON of each file's entry by its name; a line of the file has both."""
     if folder is None:
         return {}
-    # A missing or broken index only costs the time to look at the pictures again.
+    # A missing or broken index only costs the time to look at the images again.
     with (
         contextlib.suppress(OSError, ValueError, TypeError, AttributeError),
         (folder / _INDEX_NAME).open(encoding="utf-8") as lines,
@@ -184,7 +184,7 @@ def _write(folder: Path, index: dict[str, str]) -> str:
             file.writelines(f"{json.dumps(name)}\t{entry}\n".encode() for name, entry in index.items())
     except WriteError as error:
         return (
-            f"The list of pictures already looked at could not be written to {folder} ({error.strerror}), so every "
+            f"The list of images already looked at could not be written to {folder} ({error.strerror}), so every "
             "start looks at all of them again; make the folder writable or set dataset.cache_folder."
         )
     return ""

@@ -1,4 +1,4 @@
-"""Pictures as training sees them: resized, cropped, mirrored, augmented, as tensors with their loss masks."""
+"""Images as training sees them: resized, cropped, mirrored, augmented, as tensors with their loss masks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Loaded = tuple[Tensor, "Tensor | None"]
 def load_pixels(sample: Sample, latent_scale: int = 8) -> tuple[Tensor, Tensor | None]:
     """Read a sample: pixels (3, h, w) fp32 in [-1, 1] and its loss mask (1, h/scale, w/scale) in [0, 1], or None.
 
-    A mask is the mean of the picture's mask over the pixels of each latent. Raises PictureError.
+    A mask is the mean of the image's mask over the pixels of each latent. Raises PictureError.
     """
     item = sample.item
     resized, bucket = item.placement.resized, item.placement.bucket

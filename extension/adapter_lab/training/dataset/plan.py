@@ -1,6 +1,6 @@
-"""The order of training: which pictures, captions, crops and flips each epoch uses, as a pure function.
+"""The order of training: which images, captions, crops and flips each epoch uses, as a pure function.
 
-Nothing is remembered between epochs: the same pictures, settings, seed and epoch give the same batches on any machine,
+Nothing is remembered between epochs: the same images, settings, seed and epoch give the same batches on any machine,
 so resuming needs no data-loader state, and variants that are compared see the same data.
 """
 
@@ -12,13 +12,13 @@ from adapter_lab.training.dataset.buckets import Size
 from adapter_lab.training.dataset.randomness import Draws
 from adapter_lab.training.dataset.samples import Batch, Item, Sample
 
-Use = tuple[Item, int]  # a picture and which of its repeats
+Use = tuple[Item, int]  # an image and which of its repeats
 
 
 def epoch_uses(items: Sequence[Item], epoch: int, seed: int) -> dict[Size, list[Use]]:
-    """The uses of pictures in an epoch, by bucket: every training picture `repeats` times, and as many class pictures.
+    """The uses of images in an epoch, by bucket: every training image `repeats` times, and as many class images.
 
-    Class pictures fill a quota per bucket, which is the same in every epoch, so epochs are equally long; which ones
+    Class images fill a quota per bucket, which is the same in every epoch, so epochs are equally long; which ones
     fill it moves on from epoch to epoch until all had their turn.
     """
     uses: dict[Size, list[Use]] = {}
@@ -30,7 +30,7 @@ def epoch_uses(items: Sequence[Item], epoch: int, seed: int) -> dict[Size, list[
     for bucket, quota in regularisation_quotas({size: len(group) for size, group in classes.items()}, wanted).items():
         pool = Draws("classes", seed, *bucket).shuffled(classes[bucket])
         turns = [epoch * quota + turn for turn in range(quota)]
-        # A picture that comes round again within the epoch is a further repeat, with its own caption and crop.
+        # An image that comes round again within the epoch is a further repeat, with its own caption and crop.
         again = [(turn // len(pool)) * 1_000_000 for turn in turns]
         picked = [(pool[turn % len(pool)][0], pool[turn % len(pool)][1] + more) for turn, more in zip(turns, again)]
         uses.setdefault(bucket, []).extend(picked)
@@ -38,7 +38,7 @@ def epoch_uses(items: Sequence[Item], epoch: int, seed: int) -> dict[Size, list[
 
 
 def regularisation_quotas(pools: dict[Size, int], wanted: int) -> dict[Size, int]:
-    """`wanted` uses of class pictures shared out over buckets by the size of their pools (largest remainder)."""
+    """`wanted` uses of class images shared out over buckets by the size of their pools (largest remainder)."""
     total = sum(pools.values())
     if not total:
         return {}
@@ -69,7 +69,7 @@ def batches_per_epoch(items: Sequence[Item], batch_size: int) -> int:
 
 
 def draw_sample(item: Item, epoch: int, repeat: int, seed: int, random_crop: bool, color_augment: bool) -> Sample:
-    """One use of a picture; its chances depend on (seed, epoch, repeat, picture) alone, not on its batch."""
+    """One use of an image; its chances depend on (seed, epoch, repeat, image) alone, not on its batch."""
     draws = Draws("picture", seed, epoch, repeat, item.key)
     flip = draws.chance(0.5) and item.source.flip
     crop = item.placement.centre
@@ -82,7 +82,7 @@ def draw_sample(item: Item, epoch: int, repeat: int, seed: int, random_crop: boo
 
 
 def fixed_sample(item: Item, flip: bool = False) -> Sample:
-    """The use of a picture that leaves nothing to chance: middle crop, plain caption; for caches and validation."""
+    """The use of an image that leaves nothing to chance: middle crop, plain caption; for caches and validation."""
     return Sample(item, item.plain_caption, flip, item.placement.centre)
 
 

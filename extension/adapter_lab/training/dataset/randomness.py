@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Draws:
-    """A stream of random draws named by `names`, such as (seed, epoch, repeat, picture)."""
+    """A stream of random draws named by `names`, such as (seed, epoch, repeat, image)."""
 
     def __init__(self, *names: object) -> None:
         digest = hashlib.sha256("\x1f".join(str(name) for name in names).encode("utf-8", "surrogateescape")).digest()

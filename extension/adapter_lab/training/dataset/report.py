@@ -23,7 +23,7 @@ _WIDTH = 100
 
 @dataclass(frozen=True)
 class FolderLine:
-    """One folder: its pictures, repeats, training resolution (px), and whether they are regularisation pictures."""
+    """One folder: its images, repeats, training resolution (px), and whether they are regularisation images."""
 
     name: str
     path: str
@@ -35,7 +35,7 @@ class FolderLine:
 
 @dataclass(frozen=True)
 class BucketLine:
-    """One bucket: its size (pixels), pictures, uses of them per epoch, and batches."""
+    """One bucket: its size (pixels), images, uses of them per epoch, and batches."""
 
     width: int
     height: int
@@ -48,7 +48,7 @@ class BucketLine:
 class DatasetReport:
     """What a person should know about a training folder; `to_dict` for programs, `text` for a terminal.
 
-    `examples`: (path, caption) of a few pictures from all over the folder, for a page that shows them.
+    `examples`: (path, caption) of a few images from all over the folder, for a page that shows them.
     """
 
     resolution: int
@@ -86,7 +86,7 @@ class DatasetReport:
             (len(self.held_out), "held out for validation"),
             (self.masked_pictures, "with a loss mask"),
         ]
-        yield f"Pictures   {', '.join([str(self.pictures)] + [f'{count} {what}' for count, what in also if count])}"
+        yield f"Images   {', '.join([str(self.pictures)] + [f'{count} {what}' for count, what in also if count])}"
         width = max((len(line.name) for line in self.folders), default=0)
         for line in self.folders:
             kind = "  regularisation" if line.regularisation else ""
@@ -106,7 +106,7 @@ class DatasetReport:
     def _buckets(self) -> Iterable[str]:
         yield (
             f"Buckets    {len(self.buckets)} at resolution {' and '.join(map(str, self._resolutions()))}; "
-            f"cropping leaves {100 * self.kept_by_cropping:.1f}% of the pictures on average"
+            f"cropping leaves {100 * self.kept_by_cropping:.1f}% of the images on average"
         )
         for line in self.buckets:
             size = f"{line.width} x {line.height}"

@@ -1,4 +1,4 @@
-"""What a batch is made of: a picture of the folder (Item) and one use of it in training (Sample)."""
+"""What a batch is made of: an image of the folder (Item) and one use of it in training (Sample)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from adapter_lab.training.dataset.sources import Source
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A picture of the training folder; sizes are (width, height) in pixels, after EXIF rotation.
+    """An image of the training folder; sizes are (width, height) in pixels, after EXIF rotation.
 
     `key` names it for people and stays the same between runs; `digest` is the SHA-256 of its bytes.
     """
@@ -32,17 +32,17 @@ class Item:
 
     @property
     def bucket(self) -> Size:
-        """The bucket (w, h) of the picture."""
+        """The bucket (w, h) of the image."""
         return self.placement.bucket
 
     @property
     def is_regularisation(self) -> bool:
-        """Whether this is a class picture, whose loss is weighted by `loss.prior_weight`."""
+        """Whether this is a class image, whose loss is weighted by `loss.prior_weight`."""
         return self.source.is_regularisation
 
     @property
     def has_mask(self) -> bool:
-        """Whether the loss of this picture is weighted by a mask."""
+        """Whether the loss of this image is weighted by a mask."""
         return self.mask_path is not None or self.alpha_is_mask
 
     @property
@@ -53,9 +53,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Sample:
-    """One use of a picture: its caption, mirrored or not, and where the bucket is cut out of the resized picture.
+    """One use of an image: its caption, mirrored or not, and where the bucket is cut out of the resized image.
 
-    `crop` is (left, top) in the resized picture before mirroring; `color_seed` seeds the colour augmentation.
+    `crop` is (left, top) in the resized image before mirroring; `color_seed` seeds the colour augmentation.
     """
 
     item: Item
@@ -67,7 +67,7 @@ class Sample:
 
     @property
     def key(self) -> str:
-        """The stable name of the picture, for losses per picture."""
+        """The stable name of the image, for losses per image."""
         return self.item.key
 
     @property
@@ -82,12 +82,12 @@ class Sample:
 
     @property
     def original_size(self) -> Size:
-        """(height, width) of the picture file, as SDXL is conditioned on."""
+        """(height, width) of the image file, as SDXL is conditioned on."""
         return self.item.size[1], self.item.size[0]
 
     @property
     def crop_top_left(self) -> Size:
-        """(top, left) of the crop in the resized (and mirrored) picture, as SDXL is conditioned on."""
+        """(top, left) of the crop in the resized (and mirrored) image, as SDXL is conditioned on."""
         left, top = self.crop
         return top, self.item.placement.slack[0] - left if self.flip else left
 

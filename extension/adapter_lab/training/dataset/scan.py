@@ -1,4 +1,4 @@
-"""Read a training folder: find its pictures, look at each, give it a bucket and a caption, hold some out."""
+"""Read a training folder: find its images, look at each, give it a bucket and a caption, hold some out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from adapter_lab.training.dataset.sources import (
 def scan(config: DatasetConfig, resolution: int = 0, progress: Progress | None = None) -> Dataset:
     """Read the training folder of a configuration for training at `resolution` (pixels; 0: the configuration's).
 
-    Every picture is decoded once, unless the index in the cache folder knows the file; `progress(done, total)` is told.
+    Every image is decoded once, unless the index in the cache folder knows the file; `progress(done, total)` is told.
     Raises DatasetError when there is nothing to train on, ConfigError for bucket settings that leave no bucket.
     """
     resolution = resolution or config.resolution
@@ -57,7 +57,7 @@ def scan(config: DatasetConfig, resolution: int = 0, progress: Progress | None =
         warnings += folder_findings(listing, config)
         warnings += [remark_finding(text, paths, "file") for text, paths in remarks.items()]
     if all(item.is_regularisation for item in items):
-        raise DatasetError("There are only regularisation pictures; set dataset.folder to the pictures to learn from.")
+        raise DatasetError("There are only regularisation images; set dataset.folder to the images to learn from.")
     held_out = hold_out(items, config.validation_fraction)
     warnings += item_findings(items, config)
     return Dataset(
@@ -103,7 +103,7 @@ def _item(
     listing: Listing,
     remarks: dict[str, list[Path]],
 ) -> Item | None:
-    """The picture as an item; None when it cannot be used, which `listing.skipped` then says."""
+    """The image as an item; None when it cannot be used, which `listing.skipped` then says."""
     picture = looked[found.path]
     info = picture.info
     if info is None:
@@ -111,7 +111,7 @@ def _item(
         return None
     mask = looked[found.mask] if found.mask is not None else None
     if mask is not None and (mask.info is None or mask.info.is_black):
-        why = mask.reason or "all black, so nothing of the picture would be learned; repaint it"
+        why = mask.reason or "all black, so nothing of the image would be learned; repaint it"
         listing.skipped.append((found.path, f"its mask {found.mask and found.mask.name} is no use: {why}"))
         return None
     placement = buckets.choose((info.width, info.height))
@@ -125,7 +125,7 @@ def _item(
         and mask.info is not None
         and _other_shape(info.width / info.height, mask.info.width / mask.info.height)
     ):
-        remarks.setdefault("the mask has another aspect ratio and is stretched over the picture", []).append(found.path)
+        remarks.setdefault("the mask has another aspect ratio and is stretched over the image", []).append(found.path)
     caption = _caption(found, remarks)
     lines = caption.lines or ((found.class_tokens,) if found.class_tokens else ())
     return Item(
@@ -183,10 +183,10 @@ def _other_shape(one: float, other: float) -> bool:
 
 
 def hold_out(items: Sequence[Item], fraction: float) -> set[str]:
-    """Keys of the items held out for validation: `fraction` of the training pictures, at least 1, chosen by content.
+    """Keys of the items held out for validation: `fraction` of the training images, at least 1, chosen by content.
 
-    The choice depends on the pictures' bytes alone, so it stays when files are renamed or settings change; copies of a
-    picture are held out together. Raises DatasetError when none would be left to train on.
+    The choice depends on the pictures' bytes alone, so it stays when files are renamed or settings change; copies of an
+    image are held out together. Raises DatasetError when none would be left to train on.
     """
     if fraction <= 0:
         return set()
@@ -195,9 +195,7 @@ def hold_out(items: Sequence[Item], fraction: float) -> set[str]:
         if not item.is_regularisation:
             groups.setdefault(item.digest, []).append(item)
     if len(groups) < 2:
-        raise DatasetError(
-            "dataset.validation_fraction needs at least two different pictures; add some or set it to 0."
-        )
+        raise DatasetError("dataset.validation_fraction needs at least two different images; add some or set it to 0.")
     count = min(len(groups) - 1, max(1, round(fraction * len(groups))))
     by_chance = sorted(groups, key=lambda digest: hashlib.sha256(f"held out {digest}".encode()).hexdigest())
     return {item.key for digest in by_chance[:count] for item in groups[digest]}

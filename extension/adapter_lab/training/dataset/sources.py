@@ -1,6 +1,6 @@
-"""Training folders: which pictures they hold, with what caption file, mask, repeats and class tokens.
+"""Training folders: which images they hold, with what caption file, mask, repeats and class tokens.
 
-kohya's convention is followed: a folder `N_name` means N repeats, and class tokens `name` for pictures without a
+kohya's convention is followed: a folder `N_name` means N repeats, and class tokens `name` for images without a
 caption. Plain and nested folders work as well.
 """
 
@@ -29,12 +29,12 @@ OWN_SIZES = ("resolution", "bucket_min", "bucket_max")
 _MASK_FOLDER = "masks"
 _MASK_STEM = ".mask"
 MOST_WAYS = 200
-_ELSEWHERE = "a link to a folder that is given as a source of its own, so its pictures are used there and not here too"
+_ELSEWHERE = "a link to a folder that is given as a source of its own, so its images are used there and not here too"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of pictures and the options that hold for all of them; `label` names it in picture keys."""
+    """A folder of images and the options that hold for all of them; `label` names it in image keys."""
 
     root: Path
     label: str
@@ -56,7 +56,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class FoundPicture:
-    """A picture file, the files that belong to it, and what its folder says about it."""
+    """An image file, the files that belong to it, and what its folder says about it."""
 
     path: Path
     key: str
@@ -66,12 +66,12 @@ class FoundPicture:
     class_tokens: str
     caption_name: str  # of the file beside it; "": it has none
     mask: Path | None
-    # What a file about many pictures states as the caption; None: nothing, or the picture has a file of its own.
+    # What a file about many images states as the caption; None: nothing, or the image has a file of its own.
     stated: str | None = None
 
     @property
     def caption(self) -> Path | None:
-        """The caption's file; made when it is asked for, since paths take the most memory of very many pictures."""
+        """The caption's file; made when it is asked for, since paths take the most memory of very many images."""
         return self.path.with_name(self.caption_name) if self.caption_name else None
 
 
@@ -97,7 +97,7 @@ def sources_of(config: DatasetConfig, resolution: int) -> list[Source]:
     """
     given = _given(config)
     if not given:
-        raise DatasetError("dataset.folder is empty; give the folder that holds the pictures to learn from.")
+        raise DatasetError("dataset.folder is empty; give the folder that holds the images to learn from.")
     sources: list[Source] = []
     for setting, options in given:
         root = _existing_folder(options.folder, setting)
@@ -135,7 +135,7 @@ def _given(config: DatasetConfig) -> list[tuple[str, SourceConfig]]:
         given.append(("dataset.folder", SourceConfig(**shared)))
     given += [(f"dataset.sources[{index}].folder", source) for index, source in enumerate(config.sources)]
     if config.regularisation_folder.strip():
-        # Class pictures must not learn the trigger, nor a prefix that may hold it.
+        # Class images must not learn the trigger, nor a prefix that may hold it.
         classes = SourceConfig(folder=config.regularisation_folder, regularisation=True, flip=config.flip)
         given.append(("dataset.regularisation_folder", classes))
     return given
@@ -225,10 +225,10 @@ def _list_folder(
 
 
 def _masks_in(folder: Path, pictures: list[Path], is_root: bool) -> tuple[dict[str, Path], dict[Path, Path]]:
-    """Masks by the stem of their picture, and the picture each file that is a mask belongs to.
+    """Masks by the stem of their image, and the image each file that is a mask belongs to.
 
-    A mask is `a.mask.png` beside `a.jpg`, or `masks/a.png` below it. Files in a folder `masks` that match no picture
-    above are pictures themselves.
+    A mask is `a.mask.png` beside `a.jpg`, or `masks/a.png` below it. Files in a folder `masks` that match no image
+    above are images themselves.
     """
     by_stem = {path.stem: path for path in reversed(pictures)}
     masks = {path.stem[: -len(_MASK_STEM)]: path for path in pictures if path.stem.endswith(_MASK_STEM)}
@@ -244,7 +244,7 @@ def _masks_in(folder: Path, pictures: list[Path], is_root: bool) -> tuple[dict[s
 
 
 def _folder_options(folder: Path, source: Source) -> tuple[int, str, str]:
-    """Repeats and class tokens of the pictures in `folder`, from the nearest `N_name` folder; its name for reports."""
+    """Repeats and class tokens of the images in `folder`, from the nearest `N_name` folder; its name for reports."""
     within = [folder, *folder.parents][: len(folder.relative_to(source.root).parts) + 1]
     for candidate in within:
         match = _KOHYA_FOLDER.fullmatch(candidate.name)
@@ -257,33 +257,33 @@ def _folder_options(folder: Path, source: Source) -> tuple[int, str, str]:
 
 
 def _no_repeats(source: Source, folder: str) -> str:
-    """Why the pictures of a folder are not used."""
+    """Why the images of a folder are not used."""
     if source.repeats == 0:
         return f"the repeats of {source.section} are 0; set them to auto to use it"
     return f"its folder {folder} asks for 0 repeats; rename the folder to use it"
 
 
 def explain_empty(source: Source, listing: Listing, recursive: bool) -> DatasetError:
-    """The error for a source without a single picture, with what was found in their place."""
+    """The error for a source without a single image, with what was found in their place."""
     root, setting = source.root, source.setting
     if listing.below and not recursive:
         return DatasetError(
-            f"{root} ({setting}) has no pictures itself, but {len(listing.below)} in subfolders such as "
+            f"{root} ({setting}) has no images itself, but {len(listing.below)} in subfolders such as "
             f"{listing.below[0].parent.relative_to(root)}; switch dataset.recursive on or name the subfolder."
         )
     if listing.skipped:
         shown = "; ".join(f"{path.name}: {reason}" for path, reason in listing.skipped[:3])
         more = f"; and {len(listing.skipped) - 3} more" if len(listing.skipped) > 3 else ""
-        return DatasetError(f"No picture in {root} ({setting}) can be used ({shown}{more}); mend these or add others.")
+        return DatasetError(f"No image in {root} ({setting}) can be used ({shown}{more}); mend these or add others.")
     if listing.orphan_captions:
         return DatasetError(
-            f"{root} ({setting}) holds captions ({len(listing.orphan_captions)}) but no pictures; put the pictures "
+            f"{root} ({setting}) holds captions ({len(listing.orphan_captions)}) but no images; put the images "
             f"(png, jpg, webp, ...) beside them, such as {listing.orphan_captions[0].with_suffix('.png').name}."
         )
     found = ", ".join(f"{count} {name}" for name, count in listing.ignored.most_common(4))
     return DatasetError(
-        f"{root} ({setting}) holds no pictures{f' (but {found})' if found else ''}; "
-        "put pictures (png, jpg, webp, ...) there or name another folder."
+        f"{root} ({setting}) holds no images{f' (but {found})' if found else ''}; "
+        "put images (png, jpg, webp, ...) there or name another folder."
     )
 
 

@@ -1,4 +1,4 @@
-"""Captions of many pictures in one file: Hugging Face's `metadata.jsonl` and `metadata.csv`, kohya's `meta*.json`."""
+"""Captions of many images in one file: Hugging Face's `metadata.jsonl` and `metadata.csv`, kohya's `meta*.json`."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def _text(value: Any) -> str:
 
 
 class StatedCaptions:
-    """The captions that files of a source's folders state, by picture; `problems` are sentences about such files."""
+    """The captions that files of a source's folders state, by image; `problems` are sentences about such files."""
 
     def __init__(self) -> None:
         self.by_picture: dict[Path, str] = {}
-        self.files: dict[Path, Path] = {}  # the file that states it, by picture
-        self.unused: dict[Path, None] = {}  # stated about no picture that was found
+        self.files: dict[Path, Path] = {}  # the file that states it, by image
+        self.unused: dict[Path, None] = {}  # stated about no image that was found
         self.problems: list[str] = []
 
     def read(self, folder: Path, files: Iterable[Path]) -> list[Path]:
@@ -75,7 +75,7 @@ class StatedCaptions:
         return taken
 
     def of(self, picture: Path) -> Path | None:
-        """The key in `by_picture` of what is stated about a picture: its path, or kohya's without the ending."""
+        """The key in `by_picture` of what is stated about an image: its path, or kohya's without the ending."""
         for key in (picture, picture.with_suffix("")):
             if key in self.by_picture:
                 self.unused.pop(key, None)
@@ -102,7 +102,7 @@ class StatedCaptions:
 
 
 def _kohya_entries(folder: Path, content: Any) -> Iterator[tuple[Path, str]]:
-    """Entries by path or by the picture's name without its ending."""
+    """Entries by path or by the image's name without its ending."""
     for name, entry in content.items() if isinstance(content, dict) else ():
         if isinstance(entry, dict) and (caption := caption_in(entry)):
             yield _inside(folder, str(name)), caption

@@ -83,7 +83,7 @@ class TensorStore:
                 remedy = (
                     f"the cache cannot be written to {self.folder} either; make room there or set dataset.cache_folder"
                 )
-            raise DatasetError(f"Less than {LEAST_MEMORY >> 20} MiB of memory is left for encoded pictures; {remedy}.")
+            raise DatasetError(f"Less than {LEAST_MEMORY >> 20} MiB of memory is left for encoded images; {remedy}.")
         self._memory[key] = entry
 
     def take_remarks(self) -> list[str]:

@@ -18,7 +18,7 @@ Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class LatentBatch:
-    """A batch with the posterior of its pictures (B, C, h, w) on the CPU, and loss masks (B, 1, h, w) or None."""
+    """A batch with the posterior of its images (B, C, h, w) on the CPU, and loss masks (B, 1, h, w) or None."""
 
     batch: Batch
     mean: Tensor
@@ -49,7 +49,7 @@ def _cached(cache: LatentCache, sample: Sample) -> CachedLatents:
 
 
 def encoded_batches(batches: Iterable[Batch], encode: Encode, scale: int) -> Iterator[LatentBatch]:
-    """Each batch with its latents, pictures decoded ahead in threads and encoded when they are needed."""
+    """Each batch with its latents, images decoded ahead in threads and encoded when they are needed."""
     for batch, pixels, mask in prefetch(batches, scale):
         mean, std = encode(pixels)
         yield LatentBatch(batch, mean, std, mask)

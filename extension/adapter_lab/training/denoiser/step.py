@@ -30,7 +30,7 @@ from adapter_lab.training.objective.objective import Objective
 
 # `Base.denoise`.
 Denoise = Callable[[Any, Tensor, Tensor, TextOutput, Sequence[Sizes]], Tensor]
-# Latent positions up to which attention's whole matrix is small: 1024 are a picture of 256 x 256 pixels.
+# Latent positions up to which attention's whole matrix is small: 1024 are an image of 256 x 256 pixels.
 SMALL_PICTURE = 1024
 
 
@@ -99,16 +99,16 @@ class Denoiser:
 
 
 def sample_weights(denoiser: Denoiser, batch: Batch, times: Sequence[float]) -> Tensor:
-    """Weight (B,) on the device of each sample's loss: by noise level, and `prior_weight` for class pictures."""
+    """Weight (B,) on the device of each sample's loss: by noise level, and `prior_weight` for class images."""
     weights = snr_weights(denoiser.objective, denoiser.objective.times(times), denoiser.loss)
     prior = torch.tensor([denoiser.loss.prior_weight if s.is_regularisation else 1.0 for s in batch.items])
     return to_device(weights * prior, denoiser.device)
 
 
 def attention_kernel(device: torch.device, latents: Tensor) -> AbstractContextManager[Any]:
-    """Choose how attention is computed for `latents` (B, C, h, w): plain products for small pictures on a CPU.
+    """Choose how attention is computed for `latents` (B, C, h, w): plain products for small images on a CPU.
 
-    The CPU's flash kernel saves memory that small pictures do not need, and its backward pass takes much longer.
+    The CPU's flash kernel saves memory that small images do not need, and its backward pass takes much longer.
     """
     if device.type == "cpu" and latents.shape[2] * latents.shape[3] <= SMALL_PICTURE:
         return sdpa_kernel(SDPBackend.MATH)
@@ -136,7 +136,7 @@ def accumulate_gradients(
     for index, batch in enumerate(batches):
         seed_everything(seed, "dropout", step, index)
         kernel = attention_kernel(denoiser.device, batch.mean)
-        # By picture, not by place in the batch, so that the same pictures in other batches see the same noise.
+        # By image, not by place in the batch, so that the same images in other batches see the same noise.
         draws = [(seed, step, sample.key, sample.repeat) for sample in batch.batch.items]
         with kernel:  # around the backward pass too, where checkpointing computes the forward again
             plain, times = denoiser.losses(batch, draws)

@@ -94,7 +94,7 @@ def make_accelerator(device: torch.device, number_format: str) -> Accelerator:
         # Its state is global and otherwise keeps the first run's device and format.
         AcceleratorState._reset_state(reset_partial_state=True)
     mixed = "no" if number_format == "fp32" else number_format
-    # The others wait while one encodes pictures or draws samples.
+    # The others wait while one encodes images or draws samples.
     patience = [InitProcessGroupKwargs(timeout=PATIENCE)]
     if device.type == "cpu":
         return Accelerator(cpu=True, mixed_precision=mixed, kwargs_handlers=patience)

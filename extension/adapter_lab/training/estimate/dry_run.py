@@ -1,4 +1,4 @@
-"""The phases of a run on fake tensors: what is in memory in each, without weights, pictures or a GPU.
+"""The phases of a run on fake tensors: what is in memory in each, without weights, images or a GPU.
 
 The modules, adapter layers, forwards and losses are those of a real run; only their tensors have no values
 (torch's FakeTensorMode). Fake tensors live on the CPU, because a torch without CUDA cannot differentiate fake CUDA
@@ -73,7 +73,7 @@ def released_base(family: str) -> Base:
 
 
 class DryRun:
-    """The phases of one configuration on a base; `dtype` is what it computes in, `side` that of all pictures in px."""
+    """The phases of one configuration on a base; `dtype` is what it computes in, `side` that of all images in px."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class DryRun:
 
     @property
     def encodes_pictures_in_steps(self) -> bool:
-        """Whether every step encodes its pictures, so that the VAE stays in memory."""
+        """Whether every step encodes its images, so that the VAE stays in memory."""
         data = self.config.dataset
         return data.cache_latents == "off" or data.color_augment or data.random_crop
 
@@ -146,7 +146,7 @@ class DryRun:
         memory.adopt("VAE", _tensors(vae))
         with memory, torch.no_grad():
             vae.encode(torch.empty(1, 3, self.side, self.side)).latent_dist.mean.float()
-        return _peak("encoding pictures", memory)
+        return _peak("encoding images", memory)
 
     def _encode_captions(self, encoders: TextEncoders, kept: Mapping[str, nn.Module]) -> PhasePeak:
         memory = LiveMemory(workspaces=self.workspaces)

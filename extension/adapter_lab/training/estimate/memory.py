@@ -37,7 +37,7 @@ class Estimate:
     `file_bytes` includes `metadata_bytes`: the metadata as far as it is known before training. `peak_bytes` is that of
     the phase that takes most, with what CUDA takes for itself on a GPU; `breakdown` adds up to it. `phases` has every
     phase's peak. `tensor_bytes` is the peak of tensors alone, what torch reports as allocated. All four are None or
-    empty where memory was not asked for. `remarks`: what is known of the budget once the pictures are counted.
+    empty where memory was not asked for. `remarks`: what is known of the budget once the images are counted.
     """
 
     base: str
@@ -74,7 +74,7 @@ class Estimate:
 
 
 def estimate(config: TrainConfig, memory: bool = True) -> Estimate:
-    """Predict a run; needs neither checkpoint nor pictures: a family name in `base.family` is enough.
+    """Predict a run; needs neither checkpoint nor images: a family name in `base.family` is enough.
 
     `memory=False` leaves out the peak, which takes a dry step of some seconds. Raises ConfigError for settings that
     cannot be trained.
@@ -112,7 +112,7 @@ def _base(config: TrainConfig) -> Base:
 
 
 def _scanned(config: TrainConfig, base: Base) -> tuple[dict[str, str], int]:
-    """What the pictures add to the metadata, and optimiser steps per epoch, 0 where no pictures are given."""
+    """What the images add to the metadata, and optimiser steps per epoch, 0 where no images are given."""
     if not config.dataset.folder and not config.dataset.sources:
         return {}, 0
     batch = config.run.batch_size
@@ -131,7 +131,7 @@ def _file_sizes(
 
 
 def _metadata(config: TrainConfig, base: Base, entries: dict[str, str], steps_per_epoch: int) -> dict[str, str]:
-    """The last file's metadata: with what the base and the pictures add where they are given."""
+    """The last file's metadata: with what the base and the images add where they are given."""
     steps_per_epoch = steps_per_epoch or 1
     largest = largest_resolution(config.dataset, base.resolution)
     total = RunBudget.of(config.run, steps_per_epoch).total_steps
@@ -160,7 +160,7 @@ def _with_memory(result: Estimate, config: TrainConfig, base: Base, table: Mappi
         phases={phase.name: phase.total for phase in phases},
         assumptions=[
             f"computes in {number_format} on {'a CUDA GPU' if on_cuda else config.precision.device}",
-            f"pictures fill a bucket of {side} x {side} px; captions have {75 * config.dataset.token_chunks} tokens",
+            f"images fill a bucket of {side} x {side} px; captions have {75 * config.dataset.token_chunks} tokens",
             *([CUDA_REMARK] if on_cuda else []),
         ],
     )

@@ -156,5 +156,5 @@ def _token_chunks(rows: Tensor, values: int) -> list[slice]:
 
 
 def _second(rows: Tensor, w2: Tensor) -> Tensor:
-    """rows (n, c d) and w2 (b, d) to (n, c, b); rows of a single picture may lie channel by channel, and are copied."""
+    """rows (n, c d) and w2 (b, d) to (n, c, b); rows of a single image may lie channel by channel, and are copied."""
     return (rows.reshape(-1, w2.shape[1]) @ w2.T).view(len(rows), -1, w2.shape[0])

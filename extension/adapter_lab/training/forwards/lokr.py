@@ -107,7 +107,7 @@ class LoKrLayer(AdapterLayer):
         return len(second) == 1 and len(w1) < SMALLEST_FACTOR
 
     def _conv(self, x: Tensor, w1: Tensor, *second: Tensor) -> Tensor:
-        """(w1 kron w2) x for a convolution: the c groups of channels are pictures of their own."""
+        """(w1 kron w2) x for a convolution: the c groups of channels are images of their own."""
         dtype = x.dtype
         batch, out = len(x), self.spec.shape[0]
         pictures = x.reshape(-1, x.shape[1] // w1.shape[1], *x.shape[2:])

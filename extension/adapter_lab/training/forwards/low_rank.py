@@ -170,7 +170,7 @@ class _LowRankConv(torch.autograd.Function):
 
 
 def _batched(matrix: Tensor, like: Tensor) -> Tensor:
-    """A matrix (its axes behind the second taken as one) for every picture of a batch."""
+    """A matrix (its axes behind the second taken as one) for every image of a batch."""
     return matrix.flatten(1).to(like.dtype).expand(len(like), -1, -1)
 
 

@@ -184,7 +184,7 @@ class _RotatedConv(torch.autograd.Function):
 
 
 def _rotate_channels(pictures: Tensor, delta: Tensor) -> Tensor:
-    """pictures (n, k b, h, w) += delta (k, b, b) times pictures, in place, one picture at a time."""
+    """images (n, k b, h, w) += delta (k, b, b) times images, in place, one image at a time."""
     for picture in pictures:
         blocks = picture.view(len(delta), delta.shape[1], -1)
         blocks.copy_(torch.baddbmm(blocks, delta, blocks))

@@ -1,7 +1,7 @@
-"""Loss per picture, corrected for the noise level it was measured at.
+"""Loss per image, corrected for the noise level it was measured at.
 
-The loss of one step says mostly how noisy its timestep was. Divided by what pictures usually cost at that noise level
-at that time, and by the same of the median picture, it says how well this picture is learned: 1 is usual, 2 is twice as
+The loss of one step says mostly how noisy its timestep was. Divided by what images usually cost at that noise level
+at that time, and by the same of the median image, it says how well this image is learned: 1 is usual, 2 is twice as
 hard as the others.
 """
 
@@ -12,17 +12,17 @@ from statistics import median
 from typing import Any
 
 BINS = 20
-# The usual loss of a noise level follows the last ten or so pictures there, since it falls while training goes on.
+# The usual loss of a noise level follows the last ten or so images there, since it falls while training goes on.
 LEVEL_DECAY = 0.9
 PICTURE_DECAY = 0.85
-# Fewer visits than this say little about a picture.
+# Fewer visits than this say little about an image.
 ENOUGH_VISITS = 5
 HARD = 1.25
 
 
 @dataclass
 class PictureLoss:
-    """How one picture's corrected loss stands: at its first visits, and now."""
+    """How one image's corrected loss stands: at its first visits, and now."""
 
     key: str
     visits: int
@@ -37,7 +37,7 @@ class PictureLoss:
 
 @dataclass
 class LossStatistics:
-    """Running loss per noise level and corrected loss per picture; a pure function of the losses added, in order."""
+    """Running loss per noise level and corrected loss per image; a pure function of the losses added, in order."""
 
     timesteps: int = 1000
     level_mean: list[float] = field(default_factory=lambda: [0.0] * BINS)
@@ -61,7 +61,7 @@ class LossStatistics:
         return relative
 
     def ranking(self) -> list[PictureLoss]:
-        """All pictures relative to the median one, the hardest first; those seen too rarely to judge come last."""
+        """All images relative to the median one, the hardest first; those seen too rarely to judge come last."""
         judged = [picture for picture in self.pictures.values() if picture.visits >= ENOUGH_VISITS]
         first = (median(picture.first for picture in judged) if judged else 0.0) or 1.0
         recent = (median(picture.recent for picture in judged) if judged else 0.0) or 1.0

@@ -94,7 +94,7 @@ def sample_losses(
 ) -> Tensor:
     """Mean loss (B,) fp32 of each sample, its values weighted by `mask` (B, 1, h, w) where there is one.
 
-    The mean is over all values, so a picture of which little is unmasked counts little. `deltas` as in `value_losses`.
+    The mean is over all values, so an image of which little is unmasked counts little. `deltas` as in `value_losses`.
     """
     losses = value_losses(prediction, target, config, deltas)
     if mask is not None:

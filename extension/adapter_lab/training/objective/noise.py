@@ -1,6 +1,6 @@
 """The random draws of a training step: timesteps, noise, and the variants of noise.
 
-Every draw comes from a CPU generator seeded by (purpose, seed, step, picture, repeat) alone. So all variants of a study
+Every draw comes from a CPU generator seeded by (purpose, seed, step, image, repeat) alone. So all variants of a study
 see the same noise, dividing a step into more batches changes nothing, and a resumed run needs no generator state.
 """
 

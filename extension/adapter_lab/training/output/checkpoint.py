@@ -2,7 +2,7 @@
 
 One file per state in `state/`, written under a temporary name, flushed to the disk and renamed, so that a file with a
 state's name is always whole. Random numbers need no state of their own: every draw of a step follows from the seed and
-the step's number (noise.py), and so does the order of the pictures (dataset's plan).
+the step's number (noise.py), and so does the order of the images (dataset's plan).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TrainingState:
 
     `weights`: the trained parameters as they are, fp32, by name. `optimizer`, `average` (EMA) and `scaler` (fp16's loss
     scale): their state_dicts. `seconds`: training time so far. `adapters`: the files saved so far, oldest first.
-    `records`: recent losses and loss per picture. `fingerprint`: what must be the same for the state to make sense.
+    `records`: recent losses and loss per image. `fingerprint`: what must be the same for the state to make sense.
     """
 
     step: int

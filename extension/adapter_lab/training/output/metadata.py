@@ -114,7 +114,7 @@ def training_entries(config: TrainConfig) -> dict[str, str]:
 
 
 def dataset_entries(dataset: Any, batch_size: int, steps_per_epoch: int) -> dict[str, str]:
-    """Entries that describe the pictures: buckets, folders (their names only), and how often each tag occurs."""
+    """Entries that describe the images: buckets, folders (their names only), and how often each tag occurs."""
     trained = [item for item in dataset.items if not item.is_regularisation]
     buckets = {
         str(index): {"resolution": list(size), "count": uses}

@@ -1,4 +1,4 @@
-"""Sample pictures while training: DDIM with classifier-free guidance on the modules that are being trained."""
+"""Sample images while training: DDIM with classifier-free guidance on the modules that are being trained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LARGEST_CHUNKS = 3
-# Decoding a picture takes about this much per pixel (256 channels of a few feature maps at full size).
+# Decoding an image takes about this much per pixel (256 channels of a few feature maps at full size).
 DECODE_BYTES_PER_PIXEL = {torch.float32: 5000, torch.bfloat16: 2500, torch.float16: 2500}
 TILE = 512
 SMALL_TILE = 256  # where memory ran out once
@@ -70,7 +70,7 @@ def sample(
     dtype: torch.dtype | None = None,
     tile: int = 0,
 ) -> list[Image.Image]:
-    """One picture per prompt in `texts`; picture i starts from noise of seed `preview.seed + i`, drawn on the CPU.
+    """One image per prompt in `texts`; image i starts from noise of seed `preview.seed + i`, drawn on the CPU.
 
     A prompt's own settings (its flags) go before those of `preview`.
     `resolution` is the side where width or height is 0; itself 0: the base's. Sides are rounded down to whole latents.
@@ -103,7 +103,7 @@ def sample_latents(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Scaled latents (B, C, h, w) in fp32 of pictures of `size` (height, width) pixels, drawn in one batch.
+    """Scaled latents (B, C, h, w) in fp32 of images of `size` (height, width) pixels, drawn in one batch.
 
     All texts must have equally many tokens.
     """
@@ -131,7 +131,7 @@ def sample_latents(
 
 @torch.no_grad()
 def decode(vae: Any, latents: Tensor, tile: int = 0) -> Image.Image:
-    """The picture of scaled latents (1, C, h, w), in tiles of `tile` pixels; 0: only where memory is short."""
+    """The image of scaled latents (1, C, h, w), in tiles of `tile` pixels; 0: only where memory is short."""
     parameter = next(vae.parameters())
     form = latent_format(vae.config)
     scale = form.scale
@@ -155,7 +155,7 @@ def _tiled(vae: Any, tile: int, scale: int) -> Iterator[None]:
     vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size = True, tile, max(1, tile // scale)
     try:
         yield
-    finally:  # a VAE that stays in memory encodes the pictures of the next steps, and tiles would change their latents
+    finally:  # a VAE that stays in memory encodes the images of the next steps, and tiles would change their latents
         vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size = before
 
 

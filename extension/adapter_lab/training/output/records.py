@@ -1,4 +1,4 @@
-"""What a run leaves behind about its steps: events, TensorBoard scalars, the progress bar, and loss per picture."""
+"""What a run leaves behind about its steps: events, TensorBoard scalars, the progress bar, and loss per image."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class Records:
         return sum(self.recent) / len(self.recent) if self.recent else math.nan
 
     def pictures(self) -> list[dict[str, Any]]:
-        """Loss per picture corrected for noise level, the hardest first."""
+        """Loss per image corrected for noise level, the hardest first."""
         return [
             {
                 "picture": p.key,

@@ -31,7 +31,7 @@ def fingerprint(config: TrainConfig, base_key: str, dataset_key: str) -> dict[st
     """What a state belongs to, under names a person understands; settings of a section as {name: value}."""
     return {
         "the base model": base_key,
-        "the pictures or captions": dataset_key,
+        "the images or captions": dataset_key,
         "run.batch_size": str(config.run.batch_size),
         "run.seed": str(config.run.seed),
         **{f"the settings of {name}": asdict(getattr(config, name)) for name in FIXED_SECTIONS},

@@ -23,7 +23,7 @@ from safetensors.torch import save
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from adapter_lab_probe_input import probe_input
 
-# The weights that are watched, and what they were before every step of a picture.
+# The weights that are watched, and what they were before every step of an image.
 _watched: tuple[list[str], list[dict[str, torch.Tensor]]] = ([], [])
 
 
@@ -37,7 +37,7 @@ def parameters(in_a_picture: bool = False) -> Iterator[tuple[str, torch.nn.Param
         unet, encoder = objects.unet.model.diffusion_model, objects.clip.cond_stage_model
     elif hasattr(model, "model"):
         unet, encoder = model.model.diffusion_model, model.cond_stage_model
-    else:  # Forge loads its model with the first picture
+    else:  # Forge loads its model with the first image
         return
     for name, parameter in unet.named_parameters():
         yield f"model.diffusion_model.{name}", parameter
@@ -48,7 +48,7 @@ def parameters(in_a_picture: bool = False) -> Iterator[tuple[str, torch.nn.Param
 
 
 def layer_outputs(names: list[str]) -> dict[str, torch.Tensor]:
-    """(out, COLUMNS) that linear layers of Forge Neo's Anima make of the probe's inputs, as they are in a picture.
+    """(out, COLUMNS) that linear layers of Forge Neo's Anima make of the probe's inputs, as they are in an image.
 
     Where it patches on the fly, no weight says it: they are computed each time their layer is used. Names are those of
     the checkpoint's layers; the conditioner, a part of the text encoder here, is one of the transformer's there.
@@ -66,7 +66,7 @@ def layer_outputs(names: list[str]) -> dict[str, torch.Tensor]:
 
 
 def _put_patches_on(objects: Any) -> None:
-    """Let Forge's kin load the models of the last picture once more, should memory have been short meanwhile."""
+    """Let Forge's kin load the models of the last image once more, should memory have been short meanwhile."""
     for name in ("backend.memory_management", "ldm_patched.modules.model_management"):
         if name in sys.modules:
             sys.modules[name].load_models_gpu([objects.unet, objects.clip.patcher])

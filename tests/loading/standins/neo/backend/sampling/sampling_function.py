@@ -1,4 +1,4 @@
-"""Stand-in for `backend.sampling.sampling_function`: what is done before a picture is sampled."""
+"""Stand-in for `backend.sampling.sampling_function`: what is done before an image is sampled."""
 
 from __future__ import annotations
 
