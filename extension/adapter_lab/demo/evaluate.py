@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .architecture import LATENT_SIZE, TIME_IDS, VAE, sampler
-from .folder import character_scene
+from .dataset import character_scene
 from .scorer import ScorerNet, likeness, read_pictures, score_pair, tag_accuracy
 from .world import CHARACTERS, Scene, character_caption, compose_caption, figure_tags, sample_scene
 

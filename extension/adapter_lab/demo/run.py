@@ -22,8 +22,8 @@ from adapter_lab.study.pictures.grid import label_grid
 from adapter_lab.training.bases import open_base
 from adapter_lab.training.loop import RunResult, train
 
+from .dataset import write_demo_folder
 from .evaluate import Evaluation, Parts, Prompt, character_prompts, evaluate, generate
-from .folder import write_demo_folder
 from .scorer import ScorerNet
 from .toy_file import TOY_FILE, open_scorer
 
@@ -101,7 +101,7 @@ class DemoResult:
         widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
         table = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
         verdict = "beats" if self.learned else "does NOT beat"
-        explanation = LEGEND.format(pictures=self.rows[0].scores.pictures)
+        explanation = LEGEND.format(images=self.rows[0].scores.pictures)
         return (
             f"{table}\n\n{explanation}\nEvery type {verdict} the base's likeness by {MARGIN:.2f} or more. "
             f"Took {self.seconds:.0f} s. Grid: {self.grid}"

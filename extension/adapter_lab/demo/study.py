@@ -9,8 +9,8 @@ from adapter_lab.study.spec.definition import Budget, General, Study
 from adapter_lab.study.spec.file import write
 from adapter_lab.study.spec.variants import eleven
 
+from .dataset import write_demo_folder
 from .evaluate import GUIDANCE, STEPS
-from .folder import write_demo_folder
 from .run import BATCH
 from .toy_file import TOY_FILE
 

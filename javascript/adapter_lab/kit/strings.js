@@ -281,7 +281,7 @@ export const S = {
         prompts: "Prompts",
         promptsHelp: "Of sample images, scores and the X/Y/Z plot; empty: those of the Train tab.",
         race: "Race: stop variants that are clearly behind, and give their time to the others",
-        raceHelp: "Compared at every saving point; the report says what was dropped, when and why. Needs two or more seeds and a constant learning rate schedule.",
+        raceHelp: "Compared at every checkpoint; the report says what was dropped, when and why. Needs two or more seeds and a constant learning rate schedule.",
         metric: "Decided by",
         metrics: {
             loss: "training loss (needs two seeds)",
@@ -332,7 +332,7 @@ export const S = {
         endedOf: "{0} of {1} trainings",
         failed: "{0} failed",
         filesSaved: "{0} files",
-        budgetOf: "{0} {1} each, {2} saving points",
+        budgetOf: "{0} {1} each, {2} checkpoints",
         state: "state",
         states: { queued: "waits", running: "training", done: "done", dropped: "dropped", failed: "failed", skipped: "left out", killed: "interrupted" },
         point: "point",
@@ -341,7 +341,7 @@ export const S = {
         cautions: "Read with care",
         wasteful: "What costs more without measuring better",
         droppedTitle: "Out of the race",
-        dropped: "{0} after saving point {1} ({2}): {3}",
+        dropped: "{0} after checkpoint {1} ({2}): {3}",
         notes: "What happened",
     },
     inspected: {
