@@ -38,7 +38,7 @@ FAMILY_NAMES = {
     "svd": "Stable Video Diffusion",
     "animatediff": "AnimateDiff",
 }
-STABLE_DIFFUSION = ("sd15", "sd2", "sdxl")
+STABLE_DIFFUSION = tuple(FAMILIES)
 UNKNOWN = "an unknown base model"
 
 SD = frozenset({*STABLE_DIFFUSION, "sdxl-refiner"})
@@ -120,9 +120,11 @@ SHAPES: tuple[tuple[str, Mapping[Shape, frozenset[str]]], ...] = (
     (
         r".*_attn2_to_k$",
         {
-            **{(out, 768): frozenset({"sd15"}) for out in (320, 640, 1280)},
-            **{(out, 1024): frozenset({"sd2"}) for out in (320, 640, 1280)},
-            **{(out, 2048): frozenset({"sdxl"}) for out in (320, 640, 1280)},
+            **{
+                (out, row.unet["cross_attention_dim"]): frozenset({key})
+                for key, row in FAMILIES.items()
+                for out in row.unet["block_out_channels"]
+            },
             **{(out, 1280): frozenset({"sdxl-refiner"}) for out in (768, 1536)},
             (2048, 1024): COSMOS,
             (5120, 1024): frozenset({"cosmos"}),

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from adapter_lab.errors import FileFormatError
-from adapter_lab.families import FAMILIES
+from adapter_lab.families import FAMILIES, of_unet
 
 Shapes = Mapping[str, "tuple[int, ...]"]
 
@@ -66,6 +66,10 @@ class Source:
     transposed: bool = False
 
 
+# What a UNet is given tells more than the text encoders that somebody put beside it.
+SIZED_FIRST = sorted(FAMILIES.values(), key=lambda row: not row.sized)
+
+
 def family_of(shapes: Shapes) -> str:
     """The base-model family of a single-file checkpoint: "sd15", "sd2" or "sdxl".
 
@@ -81,13 +85,11 @@ def family_of(shapes: Shapes) -> str:
     if f"{UNET}label_emb.0.0.weight" in shapes:
         if any(key.startswith("conditioner.embedders.0.model.") for key in shapes):
             raise FileFormatError("This is an SDXL refiner; Adapter Lab supports SDXL base checkpoints only.")
-        return "sdxl"
-    if any(key.startswith("cond_stage_model.model.") for key in shapes):
-        return "sd2"
-    if any(key.startswith("cond_stage_model.transformer.") for key in shapes):
-        return "sd15"
+    marked = next((row for row in SIZED_FIRST if any(key.startswith(row.marks) for key in shapes)), None)
+    if marked is not None:
+        return marked.key
     projections = [shape for key, shape in shapes.items() if key.startswith(UNET) and key.endswith("proj_in.weight")]
-    return "sd2" if projections and len(projections[0]) == 2 else "sd15"
+    return of_unet(False, bool(projections) and len(projections[0]) == 2).key
 
 
 def _modules(keys: Iterable[str], prefix: str) -> dict[str, None]:

@@ -11,6 +11,7 @@ from typing import Any
 from adapter_lab import __version__
 from adapter_lab.adapters.options import OWN_NETWORK, json_object
 from adapter_lab.adapters.results import Report
+from adapter_lab.families import FAMILIES
 
 SOURCES = "adapter_lab.made_from"
 # Entries about a source's tensors, which a new file has others of.
@@ -29,21 +30,12 @@ OF_TENSORS = (
 )
 # What hosts sort files by, where there is no source that says it.
 FAMILY_ENTRIES = {
-    "sd15": {
-        "ss_base_model_version": "sd_v1",
-        "ss_v2": "False",
-        "modelspec.architecture": "stable-diffusion-v1/lora",
-    },
-    "sd2": {
-        "ss_base_model_version": "sd_v2",
-        "ss_v2": "True",
-        "modelspec.architecture": "stable-diffusion-v2-512/lora",
-    },
-    "sdxl": {
-        "ss_base_model_version": "sdxl_base_v1-0",
-        "ss_v2": "False",
-        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
-    },
+    key: {
+        "ss_base_model_version": row.versions["epsilon"],
+        "ss_v2": str(row.second),
+        "modelspec.architecture": f"{row.architectures['epsilon']}/lora",
+    }
+    for key, row in FAMILIES.items()
 }
 
 

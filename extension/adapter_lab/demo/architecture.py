@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -113,8 +113,3 @@ def new_text_encoders(vocab_size: int, bos: int, eos: int) -> tuple[CLIPTextMode
     for encoder in encoders:
         encoder.get_input_embeddings().weight.data.normal_(0.0, 0.3)
     return encoders
-
-
-def sampler() -> DDIMScheduler:
-    """The scheduler the toy base is shown and measured with."""
-    return DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)

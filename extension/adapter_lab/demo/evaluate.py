@@ -6,12 +6,13 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .architecture import LATENT_SIZE, TIME_IDS, VAE, sampler
+from .architecture import LATENT_SIZE, TIME_IDS, VAE
 from .dataset import character_scene
 from .scorer import ScorerNet, likeness, read_pictures, score_pair, tag_accuracy
 from .world import CHARACTERS, Scene, character_caption, compose_caption, figure_tags, sample_scene
@@ -70,24 +71,27 @@ def ordinary_prompts(figures: int, count: int, seed: int) -> list[Prompt]:
 
 @dataclass(frozen=True)
 class Parts:
-    """The modules that make images; `encode` maps captions to hidden states (n, 77, d) and pooled output (n, p)."""
+    """The modules that make images; `encode` maps captions to hidden states (n, 77, d) and pooled output (n, p).
+
+    `sampler` makes a scheduler of diffusers with so many steps set.
+    """
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     encode: Callable[[list[str]], tuple[torch.Tensor, torch.Tensor]]
+    sampler: Callable[[int], Any]
 
 
 @torch.no_grad()
 def generate(parts: Parts, prompts: Sequence[Prompt], batch: int = 24, steps: int = STEPS) -> torch.Tensor:
-    """One image per prompt, float (n, 3, 128, 128) in [-1, 1], by DDIM with classifier-free guidance.
+    """One image per prompt, float (n, 3, 128, 128) in [-1, 1], with classifier-free guidance.
 
     An image depends on its prompt and seed only, not on the batch it is in. Previews and hosts draw with whole
     pipelines; this is the same computation for many prompts at once.
     """
     pictures = []
     for start in range(0, len(prompts), batch):
-        part, scheduler = prompts[start : start + batch], sampler()
-        scheduler.set_timesteps(steps)
+        part, scheduler = prompts[start : start + batch], parts.sampler(steps)
         hidden, pooled = parts.encode([*[""] * len(part), *(prompt.text for prompt in part)])
         added = {"text_embeds": pooled, "time_ids": torch.tensor([TIME_IDS] * len(hidden))}
         shape = (1, VAE["latent_channels"], LATENT_SIZE, LATENT_SIZE)

@@ -198,14 +198,16 @@ def load_parts(checkpoint: Path) -> Parts:
         assert output.pooled is not None
         return output.hidden, output.pooled
 
-    return Parts(base.load_unet(torch.float32), base.load_vae(torch.float32), encode)
+    objective = base.objective()
+    unet, vae = base.load_unet(torch.float32), base.load_vae(torch.float32)
+    return Parts(unet, vae, encode, lambda steps: objective.sampler(steps, shift=1.0))
 
 
-def with_adapter(adapter: Path) -> Parts:
-    """The toy base with an adapter file applied at strength 1, as `adapter-lab apply` does it."""
+def with_adapter(adapter: Path, base: Path = TOY_FILE) -> Parts:
+    """A toy base with an adapter file applied at strength 1, as `adapter-lab apply` does it."""
     with tempfile.TemporaryDirectory() as folder:
         patched = Path(folder) / "patched.safetensors"
-        apply_adapters(TOY_FILE, [(adapter, 1.0)], patched, dtype="fp32")
+        apply_adapters(base, [(adapter, 1.0)], patched, dtype="fp32")
         return load_parts(patched)
 
 

@@ -100,7 +100,7 @@ def alphas_cumprod() -> torch.Tensor:
     return torch.cumprod(1 - betas, dim=0)
 
 
-def _time_ids(count: int, rng: random.Random) -> torch.Tensor:
+def time_ids(count: int, rng: random.Random) -> torch.Tensor:
     """Mostly the pictures' true size; now and then another, so that other sizes are nothing the UNet never met."""
     ids = torch.tensor([TIME_IDS] * count)
     for row in range(count):
@@ -110,7 +110,7 @@ def _time_ids(count: int, rng: random.Random) -> torch.Tensor:
     return ids
 
 
-def _caption(scene: Scene, rng: random.Random) -> str:
+def caption_of(scene: Scene, rng: random.Random) -> str:
     """Half the captions nearly complete, half with 40% of the tags left out: prompts with few tags need both."""
     return training_caption(scene, rng, tag_dropout=0.05 if rng.random() < 0.6 else 0.4)
 
@@ -133,7 +133,7 @@ def train_base(folder: Path, steps: int, scenes: list[tuple[Scene, int]], say: S
         optimiser.param_groups[0]["lr"] = RATE * rate
         rows = [rng.randrange(len(scenes)) for _ in range(BATCH)]
         clean = latents[rows].float()
-        captions = [_caption(scenes[row][0], rng) for row in rows]
+        captions = [caption_of(scenes[row][0], rng) for row in rows]
         keep = torch.ones(BATCH)
         for row in range(BATCH):
             if rng.random() < EMPTY_RATE:
@@ -142,7 +142,7 @@ def train_base(folder: Path, steps: int, scenes: list[tuple[Scene, int]], say: S
         signal = cumulative[timesteps].sqrt()[:, None, None, None]
         sigma = (1 - cumulative[timesteps]).sqrt()[:, None, None, None]
         with autocast(), sdpa_kernel(SDPBackend.MATH):
-            predicted = model(signal * clean + sigma * noise, timesteps, captions, _time_ids(BATCH, rng), keep)
+            predicted = model(signal * clean + sigma * noise, timesteps, captions, time_ids(BATCH, rng), keep)
         loss = F.mse_loss(predicted.float(), signal * noise - sigma * clean)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from adapter_lab.families.row import UNET, Family, LatentFormat, TextPart
+from adapter_lab.families.row import UNET, Family, LatentFormat, Probe, TextPart
 from adapter_lab.families.sd2 import SD2
 from adapter_lab.families.sd15 import SD15
 from adapter_lab.families.sdxl import SDXL
@@ -20,6 +20,11 @@ PARTS: tuple[str, ...] = (UNET, *TEXT_PARTS)
 _TEXT = {part.key: part for row in FAMILIES.values() for part in row.text}
 TITLES: dict[str, str] = {"unet": "UNet", "vae": "VAE", **{key: part.title for key, part in _TEXT.items()}}
 FOLDERS: dict[str, str] = {key: part.folder for key, part in _TEXT.items()}
+
+
+def of_unet(sized: bool, linear: bool) -> Family:
+    """The family whose UNet is told sizes or not, and has such projections (`Family.linear`)."""
+    return next(row for row in FAMILIES.values() if row.sized == sized and (sized or row.linear == linear))
 
 
 def smaller_name(family: str, unet: Mapping[str, Any]) -> str:
@@ -37,6 +42,8 @@ __all__ = [
     "UNET",
     "Family",
     "LatentFormat",
+    "Probe",
     "TextPart",
+    "of_unet",
     "smaller_name",
 ]

@@ -58,16 +58,31 @@ class LatentFormat:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What tells the prediction type of a family with files of both kinds and equal shapes, which rarely say it.
+
+    `steps`: `global_step` of released files -> what they predict. `tensor`: one whose values spread by more than
+    `spread` (standard deviation) where v is predicted; ComfyUI tells them apart by it.
+    """
+
+    steps: Mapping[str, str]
+    tensor: str
+    spread: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """One family of base models.
 
     `resolution`: side in px of the square it was trained on; `resolution_of` where a prediction type has another.
     `clip_skip`: the hidden state that is read, counted from the end as hosts do; `final_norm`: whether the encoder's
-    last LayerNorm is applied to it. `heads`: attention heads of the UNet; 0: one per 64 channels. `sized`: whether the
-    UNet is told original size and crop. `adapter_names`: what sd-scripts takes a UNet layer's name from: "diffusers" or
-    "ldm". `versions`, `architectures`: `ss_base_model_version` and `modelspec.architecture` by what it predicts.
-    `tiers`: memory in GB -> what a preset for it sets. `smaller`: models distilled from it, by what tells their UNet
-    from the others'. `unet` and `vae` are diffusers' configurations.
+    last LayerNorm is applied to it. `heads`: attention heads of the UNet; 0: one per 64 channels. `sized`: whether
+    the UNet is told original size and crop. `adapter_names`: what sd-scripts takes a UNet layer's name from:
+    "diffusers" or "ldm". `versions`, `architectures`: `ss_base_model_version` and `modelspec.architecture` by what it
+    predicts. `marks`: how names of tensors begin that only a single file of this family has. `second`: whether sd-
+    scripts calls it v2. `keeps_schedule`: whether a single file has its noise schedule. `probe`: how the files that
+    do not say what they predict are known. `tiers`: memory in GB -> what a preset for it sets. `smaller`: models
+    distilled from it, by what tells their UNet from the others'. `unet` and `vae` are diffusers' configurations.
     """
 
     key: str
@@ -84,6 +99,10 @@ class Family:
     adapter_names: str
     versions: Mapping[str, str]
     architectures: Mapping[str, str]
+    marks: tuple[str, ...]
+    second: bool
+    keeps_schedule: bool
+    probe: Probe | None
     tiers: Mapping[int, Mapping[str, Mapping[str, Any]]]
     smaller: Mapping[str, Mapping[str, Any]]
     unet: Mapping[str, Any] = field(repr=False)
@@ -98,6 +117,11 @@ class Family:
     def parts(self) -> tuple[str, ...]:
         """Everything of it that can be trained."""
         return (UNET, *self.text_parts)
+
+    @property
+    def linear(self) -> bool:
+        """Whether projections around its UNet's transformers are linear layers instead of convolutions."""
+        return bool(self.unet["use_linear_projection"])
 
     def text_part(self, key: str) -> TextPart:
         """A text encoder by its key."""

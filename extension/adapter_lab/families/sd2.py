@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapter_lab.families.row import OPEN_CLIP_H, SD_UNET, VAE, Family, LatentFormat, TextPart, tier
+from adapter_lab.families.row import OPEN_CLIP_H, SD_UNET, VAE, Family, LatentFormat, Probe, TextPart, tier
 
 SD2 = Family(
     key="sd2",
@@ -37,6 +37,14 @@ SD2 = Family(
         "v_prediction": "stable-diffusion-v2-768-v",
         "flow": "stable-diffusion-v2-512",
     },
+    marks=("cond_stage_model.model.",),
+    second=True,
+    keeps_schedule=True,
+    probe=Probe(
+        steps={"110000": "v_prediction", "875000": "epsilon", "220000": "epsilon"},
+        tensor="model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias",
+        spread=0.09,
+    ),
     tiers={
         6: tier(1, text=True),
         8: tier(2, text=True),

@@ -56,6 +56,10 @@ SDXL = Family(
     adapter_names="ldm",
     versions=dict.fromkeys(("epsilon", "v_prediction", "flow"), "sdxl_base_v1-0"),
     architectures=dict.fromkeys(("epsilon", "v_prediction", "flow"), "stable-diffusion-xl-v1-base"),
+    marks=("model.diffusion_model.label_emb.0.0.weight",),
+    second=False,
+    keeps_schedule=False,
+    probe=None,
     tiers={
         6: tier(1, fp8=True),
         8: tier(1, text=True, fp8=True),

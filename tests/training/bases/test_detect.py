@@ -12,9 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from adapter_lab.config import BaseConfig
 from adapter_lab.errors import ConfigError, FileFormatError
+from adapter_lab.families import FAMILIES
 from adapter_lab.training.bases import open_base
-from adapter_lab.training.bases.detect import SD2_PROBE
 from tests.support.checkpoints import tiny_layout, write_diffusers_folder, write_random_checkpoint
+
+PROBE = FAMILIES["sd2"].probe
+assert PROBE is not None
 
 EPSILON, V, FLOW = "epsilon", "v_prediction", "flow"
 VPRED = {"v_pred": (0,)}
@@ -71,7 +74,7 @@ def test_sd2_is_told_apart_by_its_weights_and_says_that_this_is_assumed(
     layout = tiny_layout("sd2")
     path = write_random_checkpoint(tmp_path / "a.safetensors", layout, torch.float32)
     state = load_file(path)
-    state[SD2_PROBE] = spread * torch.randn(state[SD2_PROBE].shape, generator=torch.Generator().manual_seed(0))
+    state[PROBE.tensor] = spread * torch.randn(state[PROBE.tensor].shape, generator=torch.Generator().manual_seed(0))
     save_file(state, path, layout.metadata)
     base = open_base(BaseConfig(checkpoint=str(path)))
     assert base.prediction == prediction

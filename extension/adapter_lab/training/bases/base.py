@@ -170,7 +170,7 @@ class Base:
         """The `ss_*` and `modelspec.*` entries of an adapter file that the base decides."""
         found = {
             "ss_base_model_version": self.row.versions[self.prediction],
-            "ss_v2": str(self.family == "sd2"),
+            "ss_v2": str(self.row.second),
             "ss_sd_model_name": self.path.name,
             "ss_clip_skip": str(self.clip_skip),
             "ss_v_parameterization": str(self.prediction == "v_prediction"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from adapter_lab.config import BaseConfig
 from adapter_lab.errors import ConfigError, FileFormatError
+from adapter_lab.families import FAMILIES, Probe
 from adapter_lab.training.bases.single_file import Opened
 from adapter_lab.training.objective.objective import EPSILON, FLOW, V
 
@@ -21,11 +22,7 @@ STATED = {prediction: words[0] for prediction, words in SPELLED.items()} | {EPSI
 # Parts of a file's name that suggest a kind of prediction, which nothing but its setting then decides.
 NAME_HINTS = {"vpred": V, "v-pred": V, "v_pred": V, "rectified": FLOW, "-rf": FLOW, "_rf": FLOW}
 FLOW_SCHEDULER = "FlowMatch"
-# SD2's v-prediction models have a far wider spread of this bias than the epsilon ones; ComfyUI tells them apart by it.
 CALLED = {EPSILON: "epsilon", V: "v-prediction", FLOW: "rectified flow"}
-SD2_PROBE = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
-SD2_SPREAD = 0.09
-SD2_GLOBAL_STEPS = {"110000": V, "875000": EPSILON, "220000": EPSILON}  # as saved in the released .ckpt files
 
 
 @dataclass(frozen=True)
@@ -99,20 +96,20 @@ def _prediction(opened: Opened) -> tuple[str, str]:
                 "v-prediction model, or set base.prediction if its scheduler_config.json is wrong."
             )
         return WORDS[stated], "from scheduler_config.json"
-    if opened.family == "sd2":
-        return _sd2_prediction(opened)
+    if probe := FAMILIES[opened.family].probe:
+        return _probed(opened, probe)
     return EPSILON, "the usual of this family, since the file states nothing else"
 
 
-def _sd2_prediction(opened: Opened) -> tuple[str, str]:
-    """SD2 exists in both kinds with equal shapes; its files rarely say which."""
+def _probed(opened: Opened, probe: Probe) -> tuple[str, str]:
+    """By a probe, since the file does not say it."""
     step = opened.metadata.get("global_step", "")
-    if step in SD2_GLOBAL_STEPS:
-        return SD2_GLOBAL_STEPS[step], f"from the released file's step count {step}"
+    if step in probe.steps:
+        return probe.steps[step], f"from the released file's step count {step}"
     remedy = "assumed from the weights; set base.prediction if that is wrong"
-    if SD2_PROBE in opened.shapes:
-        spread = opened.components["unet"].weights.read(SD2_PROBE).float().std(unbiased=False).item()
-        return (V if spread > SD2_SPREAD else EPSILON), remedy
+    if probe.tensor in opened.shapes:
+        spread = opened.components["unet"].weights.read(probe.tensor).float().std(unbiased=False).item()
+        return (V if spread > probe.spread else EPSILON), remedy
     return EPSILON, "assumed, since the file states nothing; set base.prediction if that is wrong"
 
 

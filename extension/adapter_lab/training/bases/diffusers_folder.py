@@ -11,7 +11,7 @@ import torch
 from adapter_lab import jsonio
 from adapter_lab.adapters.layouts import Source
 from adapter_lab.errors import FileFormatError
-from adapter_lab.families import FAMILIES, FOLDERS
+from adapter_lab.families import FAMILIES, FOLDERS, of_unet
 from adapter_lab.training.bases.architecture import (
     complete,
     overridden,
@@ -69,10 +69,8 @@ def _parts(path: Path) -> dict[str, str]:
 
 
 def _family(path: Path, configs: Mapping[str, Mapping[str, Any]]) -> str:
-    if configs["unet"].get("addition_embed_type") == "text_time":
-        family = "sdxl"
-    else:
-        family = "sd2" if configs["unet"].get("use_linear_projection") else "sd15"
+    unet = configs["unet"]
+    family = of_unet(unet.get("addition_embed_type") == "text_time", bool(unet.get("use_linear_projection"))).key
     missing = [FOLDERS[part] for part in FAMILIES[family].text_parts if part not in configs]
     if missing:
         refiner = " (an SDXL refiner has only text_encoder_2)" if missing == ["text_encoder"] else ""
@@ -147,8 +145,8 @@ def _derived(
     if part == "vae":
         return vae_config(shapes, family)
     config = text_config(parameter_shapes(places, weights.shapes), family, part)
-    if family == "sd2":
-        config["num_hidden_layers"] += 1  # a folder's encoder has no unused last layer to leave out
+    # A folder's encoder has no unused last layer to leave out.
+    config["num_hidden_layers"] += FAMILIES[family].text_part(part).unused_layers
     return config
 
 

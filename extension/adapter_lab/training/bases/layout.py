@@ -28,7 +28,7 @@ def layout_of(family: str, unet: Config, vae: Config, text_encoders: dict[str, C
 def _released(family: str) -> dict[str, tuple[int, ...]]:
     row = FAMILIES[family]
     shapes = layout_of(family, row.unet, row.vae, {part.key: dict(part.config) for part in row.text})
-    if family != "sdxl":
+    if row.keeps_schedule:
         shapes["alphas_cumprod"] = (1000,)
     if family == "sd2":
         width = row.text[0].config["hidden_size"]
