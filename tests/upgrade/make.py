@@ -20,8 +20,10 @@ except ImportError:  # the first two releases
     from adapter_lab.study.definition import Variant  # type: ignore[import-not-found, no-redef]
     from adapter_lab.study.runner import run  # type: ignore[import-not-found, no-redef]
 
-from adapter_lab.config import RuleConfig
+from adapter_lab.api.own_presets import OwnPresets
+from adapter_lab.config import RuleConfig, TrainConfig
 from adapter_lab.training.loop import resume, train
+from adapter_lab.worker import Worker
 from tests.support.study_runs import InProcess, tiny_study
 from tests.support.training import losses_of, tiny_config
 
@@ -52,12 +54,30 @@ def main(out: Path) -> None:
         shutil.rmtree(unwanted)
     for numbered in (*root.glob("study/adapters/*-0*.safetensors"), root / "study/runs/LoRA-s1/state/step-00000004.pt"):
         numbered.unlink()
+    _leave_waiting(root, base)
     base.unlink()  # the tests make it again
     for pattern in TEXTS:
         for path in root.rglob(pattern):
             text = path.read_text(encoding="utf-8")
             if str(root) in text:
                 path.write_text(text.replace(str(root), ROOT), encoding="utf-8")
+
+
+def _leave_waiting(root: Path, base: Path) -> None:
+    """A preset of a person's own, and a run that waits in a queue that is paused."""
+    own = TrainConfig()
+    own.network.algo, own.network.dim, own.network.factor = "lokr", 12, 4
+    own.optimizer.te1_lr, own.loss.min_snr_gamma = 1e-5, 5.0
+    own.network.rules = [RuleConfig("lora_te*", dim=2)]
+    OwnPresets(root / "presets").save("mine", own)
+    config = tiny_config(root, pictures=5, run__steps=3)
+    config.base.checkpoint, config.run.name = str(base), "waiting"
+    worker = Worker(root / "runs")
+    worker._starter.python = lambda: Path(sys.executable)  # type: ignore[method-assign]
+    worker.pause(True)
+    worker.submit(config)
+    worker.close()
+    (root / "runs" / ".queue.lock").unlink()
 
 
 if __name__ == "__main__":

@@ -11,14 +11,16 @@ import pytest
 import torch
 
 from adapter_lab import config_file, upgrades
+from adapter_lab.api.own_presets import OwnPresets
 from adapter_lab.cli import main
-from adapter_lab.config import LossConfig, NetworkConfig, TrainConfig, default_of
+from adapter_lab.config import LossConfig, NetworkConfig, RuleConfig, TrainConfig, default_of
 from adapter_lab.errors import AdapterLabError, ConfigError
 from adapter_lab.study.record.state import load_state as load_study_state
 from adapter_lab.study.running.runner import run as run_study
 from adapter_lab.study.spec.file import load as load_study
 from adapter_lab.training.loop import resume, train
 from adapter_lab.training.output.checkpoint import load_state
+from adapter_lab.worker import Worker
 from adapter_lab.worker.queries import RunQueries
 from tests.support.study_runs import LOKR, InProcess
 from tests.support.training import events_of, losses_of, tiny_base, tiny_config
@@ -59,6 +61,27 @@ def test_a_finished_run_is_shown_and_compared(left: Path, capsys: pytest.Capture
     summary = RunQueries(left).run("run")
     assert (summary.state, summary.step, summary.algo) == ("finished", 2, "lora")
     assert [Path(entry["path"]).name for entry in summary.adapters] == ["old.safetensors"]
+
+
+def test_a_preset_of_ones_own_means_what_it_meant(left: Path) -> None:
+    own = OwnPresets(left / "presets")
+    (listed,) = own.all()
+    assert (listed["name"], listed["about"], listed["type"]) == ("mine", "Your own.", "lokr")
+    wanted = TrainConfig()
+    wanted.network.algo, wanted.network.dim, wanted.network.factor = "lokr", 12, 4
+    wanted.optimizer.te1_lr, wanted.loss.min_snr_gamma = 1e-5, 5.0
+    wanted.network.rules = [RuleConfig("lora_te*", dim=2)]
+    assert own.load("mine") == wanted
+
+
+def test_a_run_that_waits_is_still_in_the_queue_and_trains(left: Path) -> None:
+    worker = Worker(left / "runs")
+    (waiting,) = worker.queue().order
+    assert worker.queue().paused and worker.run(waiting).state == "queued"
+    worker.close()
+    folder = left / "runs" / waiting
+    assert main(["train", "--config", str(folder / "config.toml"), "--run-folder", str(folder)]) == 0
+    assert len(losses_of(folder)) == 3
 
 
 def test_a_study_half_done_is_gone_on_with_and_reported(left: Path) -> None:
