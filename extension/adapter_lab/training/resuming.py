@@ -14,10 +14,11 @@ from adapter_lab.runs.run_folder import RunFolder
 from adapter_lab.training.dataset import Dataset
 from adapter_lab.training.dataset.changes import contents, differences
 from adapter_lab.training.output.checkpoint import TrainingState
+from adapter_lab.training.output.saving import PICTURES
 from adapter_lab.upgrades import changed_settings
 
-# The part of a state's fingerprint that a person may accept a change of.
-PICTURES = "the images or captions"
+# What people are told of the part of a state's fingerprint that they may accept a change of.
+IMAGES = "the images or captions"
 
 
 def remember_pictures(folder: RunFolder, dataset: Dataset) -> None:
@@ -51,7 +52,7 @@ def check_state(
                 f"The images or captions are not those of step {state.step} any more{found and f': {found}'}. As "
                 "accepted, the run goes on with them; it is no longer, bit for bit, the run that it would have been."
             )
-        changed[changed.index(PICTURES)] = f"{PICTURES} ({found})" if found else PICTURES
+        changed[changed.index(PICTURES)] = f"{IMAGES} ({found})" if found else IMAGES
     accept = (
         f", accept it (tick that when resuming, or `adapter-lab resume {folder.path} --accept-pictures`)"
         if acceptable

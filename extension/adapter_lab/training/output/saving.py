@@ -26,12 +26,15 @@ from adapter_lab.training.output.records import Records
 # Sections whose settings a state belongs to; a resumed run with others would be another run.
 FIXED_SECTIONS = ("network", "optimizer", "loss")
 
+# What a fingerprint calls images and captions, in states since 0.1.
+PICTURES = "the pictures or captions"
+
 
 def fingerprint(config: TrainConfig, base_key: str, dataset_key: str) -> dict[str, Any]:
     """What a state belongs to, under names a person understands; settings of a section as {name: value}."""
     return {
         "the base model": base_key,
-        "the images or captions": dataset_key,
+        PICTURES: dataset_key,
         "run.batch_size": str(config.run.batch_size),
         "run.seed": str(config.run.seed),
         **{f"the settings of {name}": asdict(getattr(config, name)) for name in FIXED_SECTIONS},
