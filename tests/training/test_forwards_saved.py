@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -89,19 +90,40 @@ def patched_error(layer: AdapterLayer, x: Tensor, strength: float, expected: Ten
     return float(((found - expected).norm() / expected.norm()).detach())
 
 
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
-@pytest.mark.parametrize("kind", ["layer norm", "group norm"])
-def test_norm_layers_train_and_save_exactly(kind: str, bias: bool) -> None:
+class OwnRMSNorm(torch.nn.Module):
+    """As models of text bring it along: Zhang and Sennrich 2019."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight, self.variance_epsilon = torch.nn.Parameter(torch.ones(size)), 1e-3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
+
+
+NORMS: dict[str, tuple[Callable[[], Any], bool]] = {
+    "layer norm": (lambda: torch.nn.LayerNorm(16), True),
+    "layer norm without bias": (lambda: torch.nn.LayerNorm(16, bias=False), False),
+    "group norm": (lambda: torch.nn.GroupNorm(4, 16), True),
+    "group norm without bias": (lambda: torch.nn.GroupNorm(4, 16), False),
+    "rms norm": (lambda: torch.nn.RMSNorm(16, eps=1e-2), False),
+    "rms norm of another's": (lambda: OwnRMSNorm(16), False),
+}
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_norm_layers_train_and_save_exactly(kind: str) -> None:
     torch.manual_seed(0)
-    module: Any = torch.nn.LayerNorm(16, bias=bias) if kind == "layer norm" else torch.nn.GroupNorm(4, 16)
-    if kind == "group norm" and not bias:
+    make, bias = NORMS[kind]
+    module = make()
+    if kind == "group norm without bias":
         module.bias = None
     for parameter in module.requires_grad_(False).parameters():
         parameter.normal_()
     module = module.double()
     spec = LayerSpec("n", "norm", (16,), bias, "norm")
     layer = NormLayer(spec, module, NormLayer.initial_values(spec, lambda: module.weight)).double()
-    x = torch.randn(3, 16, 5, dtype=torch.float64).transpose(1, 2 if kind == "layer norm" else 1).contiguous()
+    x = torch.randn(3, 16, 5, dtype=torch.float64).transpose(1, 1 if kind.startswith("group") else 2).contiguous()
     torch.testing.assert_close(run(layer, x), module(x))
     before, after = train(layer, x)
     assert after < before

@@ -79,7 +79,8 @@ class Family:
     last LayerNorm is applied to it. `heads`: attention heads of the UNet; 0: one per 64 channels. `sized`: whether
     the UNet is told original size and crop. `adapter_names`: what sd-scripts takes a UNet layer's name from:
     "diffusers" or "ldm". `versions`, `architectures`: `ss_base_model_version` and `modelspec.architecture` by what it
-    predicts. `marks`: how names of tensors begin that only a single file of this family has. `second`: whether sd-
+    predicts. `blocks`: names of the classes of the blocks it is made of, which gradient checkpointing computes again
+    one by one. `marks`: how names of tensors begin that only a single file of this family has. `second`: whether sd-
     scripts calls it v2. `keeps_schedule`: whether a single file has its noise schedule. `probe`: how the files that
     do not say what they predict are known. `tiers`: memory in GB -> what a preset for it sets. `smaller`: models
     distilled from it, by what tells their UNet from the others'. `unet` and `vae` are diffusers' configurations.
@@ -99,6 +100,7 @@ class Family:
     adapter_names: str
     versions: Mapping[str, str]
     architectures: Mapping[str, str]
+    blocks: tuple[str, ...]
     marks: tuple[str, ...]
     second: bool
     keeps_schedule: bool
@@ -150,6 +152,8 @@ VAE: dict[str, Any] = {
     "latent_channels": 4,
     "norm_num_groups": 32,
 }
+# Of diffusers' UNet and transformers' CLIP.
+SD_BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "CLIPEncoderLayer")
 SD_UNET: dict[str, Any] = {
     "in_channels": 4,
     "out_channels": 4,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapter_lab.families.row import CLIP_L, END, SD_UNET, VAE, Family, LatentFormat, TextPart, tier
+from adapter_lab.families.row import CLIP_L, END, SD_BLOCKS, SD_UNET, VAE, Family, LatentFormat, TextPart, tier
 
 SD15 = Family(
     key="sd15",
@@ -33,6 +33,7 @@ SD15 = Family(
     adapter_names="diffusers",
     versions={"epsilon": "sd_v1", "v_prediction": "sd_v1", "flow": "sd_v1"},
     architectures=dict.fromkeys(("epsilon", "v_prediction", "flow"), "stable-diffusion-v1"),
+    blocks=SD_BLOCKS,
     marks=("cond_stage_model.transformer.",),
     second=False,
     keeps_schedule=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapter_lab.families.row import OPEN_CLIP_H, SD_UNET, VAE, Family, LatentFormat, Probe, TextPart, tier
+from adapter_lab.families.row import OPEN_CLIP_H, SD_BLOCKS, SD_UNET, VAE, Family, LatentFormat, Probe, TextPart, tier
 
 SD2 = Family(
     key="sd2",
@@ -37,6 +37,7 @@ SD2 = Family(
         "v_prediction": "stable-diffusion-v2-768-v",
         "flow": "stable-diffusion-v2-512",
     },
+    blocks=SD_BLOCKS,
     marks=("cond_stage_model.model.",),
     second=True,
     keeps_schedule=True,

@@ -6,7 +6,7 @@ Each model is in memory only in its phase (`precision.phased_loading`), so the l
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from adapter_lab.training.device.devices import FORMATS, choose_device, choose_f
 from adapter_lab.training.device.slots import Slot
 from adapter_lab.training.device.transfer import to_device
 from adapter_lab.training.forwards.quantized import compress
+from adapter_lab.training.network.blocks import recompute
 from adapter_lab.training.network.network import add_frozen_adapters, build_network, plan_network
 from adapter_lab.training.output.preview import PromptText, encode_prompts
 from adapter_lab.training.output.records import Records
@@ -260,9 +261,7 @@ class Preparation:
         network = build_network(trained_network(config), targets(base.shapes), parts, config.run.seed)
         network.attach()
         if config.precision.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-            for part in trained_text_parts(config, base):
-                checkpoint_layers(parts[part])
+            recomputed(base, config, parts)
         return network, parts
 
     def progress(self, what: str) -> Callable[[int, int], None]:
@@ -294,14 +293,10 @@ def trained_text_parts(config: TrainConfig, base: Base) -> list[str]:
     return [part for part in base.text_parts if wanted[part]]
 
 
-def checkpoint_layers(encoder: Any) -> None:
-    """Recompute the activations of a text encoder's layers in the backward pass."""
-    # Reentrant checkpointing gives no gradients where no input needs one, as token ids do not.
-    options = {"use_reentrant": False}
-    if hasattr(encoder, "activation_checkpointing_enable"):  # its name in newer transformers
-        encoder.activation_checkpointing_enable(options)
-    else:
-        encoder.gradient_checkpointing_enable(options)
+def recomputed(base: Base, config: TrainConfig, parts: Mapping[str, nn.Module]) -> None:
+    """Switch gradient checkpointing on in all that gradients pass through."""
+    for part in ("unet", *trained_text_parts(config, base)):
+        recompute(parts[part], base.row.blocks)
 
 
 @torch.no_grad()

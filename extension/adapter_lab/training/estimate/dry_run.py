@@ -36,7 +36,7 @@ from adapter_lab.training.forwards.quantized import compress
 from adapter_lab.training.network.network import build_network
 from adapter_lab.training.objective.losses import sample_losses
 from adapter_lab.training.optim.state_size import state_bytes
-from adapter_lab.training.prepare import checkpoint_layers, trained_text_parts
+from adapter_lab.training.prepare import recomputed, trained_text_parts
 
 FAKE_DEVICE = torch.device("cpu")
 CAPTIONS_AT_ONCE = 8  # TextCache.fill's batch
@@ -186,7 +186,8 @@ class DryRun:
                 compress(part, config.precision.base_weights)
         network = build_network(trained_network(config), self.targets, parts, 0, initial_values=False)
         network.attach()
-        self._checkpointing(parts)
+        if config.precision.gradient_checkpointing:
+            recomputed(self.base, config, parts)
         for module in [*parts.values(), network]:
             module.train()
         parameters = [p for entries in network.parameters_by_part().values() for p, _ in entries]
@@ -201,13 +202,6 @@ class DryRun:
                 self._step(unet, encoders, kept)
 
         return Steps(unet, parameters, resident, run)
-
-    def _checkpointing(self, parts: Mapping[str, Any]) -> None:
-        if not self.config.precision.gradient_checkpointing:
-            return
-        parts["unet"].enable_gradient_checkpointing()
-        for part in trained_text_parts(self.config, self.base):
-            checkpoint_layers(parts[part])
 
     def _step(self, unet: nn.Module, encoders: TextEncoders | None, kept: Mapping[str, Any]) -> None:
         """Forward and backward pass of one batch."""

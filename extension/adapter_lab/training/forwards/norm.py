@@ -1,4 +1,4 @@
-"""Difference of a LayerNorm's or GroupNorm's weight and bias, computed in fp32."""
+"""Difference of the weight and bias of a LayerNorm, GroupNorm or RMSNorm, computed in fp32."""
 
 from __future__ import annotations
 
@@ -51,10 +51,19 @@ class NormLayer(AdapterLayer):
                 out = F.group_norm(x, module.num_groups, weight, bias, module.eps)
             elif isinstance(module, nn.LayerNorm):
                 out = F.layer_norm(x, weight.shape, weight, bias, module.eps)
+            elif type(module).__name__.endswith("RMSNorm"):  # torch's, or that of a model's own code
+                out = F.rms_norm(x, weight.shape, weight, _epsilon(module))
             else:
                 kind = type(module).__name__
-                raise ConfigError(f"Module {self.spec.name} is a {kind}, not a LayerNorm or GroupNorm; leave it out.")
+                raise ConfigError(
+                    f"Module {self.spec.name} is a {kind}, not a LayerNorm, GroupNorm or RMSNorm; leave it out."
+                )
             return out.to(dtype)
+
+
+def _epsilon(module: Any) -> float | None:
+    """What an RMSNorm adds to the mean square; torch's own may leave it to the format."""
+    return next((float(value) for name in ("eps", "variance_epsilon") if (value := getattr(module, name, None))), None)
 
 
 def _output_dtype(x: Tensor, module: Any) -> torch.dtype:
