@@ -95,7 +95,7 @@ def test_a_step_copies_to_the_device_without_waiting_and_reads_nothing(
     network.attach()
     dataset = scan(config.dataset, 64)
     batch = dataset.plan(0, 2, 0)[0]
-    cached = CachedCaptions(None, base.tokenizer, "", base.clip_skip, 1, torch.float32)
+    cached = CachedCaptions(None, base.captions, "", base.clip_skip, 1, torch.float32)
     if text == "cached":
         with torch.no_grad():
             cached.fill(batch.captions, encoders.encode)

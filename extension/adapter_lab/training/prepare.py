@@ -20,7 +20,7 @@ from adapter_lab.adapters.strength import file_and_strength
 from adapter_lab.config import PreviewConfig, TrainConfig, trained_network, trained_parts
 from adapter_lab.errors import ConfigError
 from adapter_lab.training.bases.base import Base, open_base
-from adapter_lab.training.bases.text import TextEncoders, TextOutput
+from adapter_lab.training.bases.text import TextOutput, TextStack
 from adapter_lab.training.dataset import Batch, Dataset, FillReport, LatentCache, scan
 from adapter_lab.training.dataset.index import file_digest
 from adapter_lab.training.denoiser.conditioning import CachedCaptions, Conditioning, EncodedNow, cut_off
@@ -69,7 +69,7 @@ class Prepared:
     denoiser: Denoiser
     source: Source
     vae: Slot[nn.Module]
-    encoders: Slot[TextEncoders]
+    encoders: Slot[TextStack]
     prompts: list[PromptText]
     encode: Callable[[PreviewConfig], list[PromptText]]
     parts: dict[str, nn.Module]
@@ -136,7 +136,7 @@ class Preparation:
         if not self._encodes_captions_in_steps(base, dataset):
             self.captions(base, dataset, encoders)
 
-    def _slots(self, base: Base) -> tuple[Slot[nn.Module], Slot[TextEncoders]]:
+    def _slots(self, base: Base) -> tuple[Slot[nn.Module], Slot[TextStack]]:
         keep = not self.config.precision.phased_loading
         vae: Slot[nn.Module] = Slot(lambda: base.load_vae(torch.float32, self.machine.device), keep)
         return vae, Slot(lambda: self._load_encoders(base), keep)
@@ -150,7 +150,7 @@ class Preparation:
         for warning in dataset.warnings:
             self.records.warning(warning)
         captions = [item.plain_caption for item in dataset.items]
-        if sentence := cut_off(list(dict.fromkeys(captions)), base.tokenizer, config.dataset.token_chunks):
+        if sentence := cut_off(list(dict.fromkeys(captions)), base.captions, config.dataset.token_chunks):
             self.records.warning(sentence)
         return dataset
 
@@ -182,7 +182,7 @@ class Preparation:
         self._cached("latents", report)
         return lambda batches: cached_batches(batches, cache)
 
-    def captions(self, base: Base, dataset: Dataset, encoders: Slot[TextEncoders]) -> Conditioning:
+    def captions(self, base: Base, dataset: Dataset, encoders: Slot[TextStack]) -> Conditioning:
         """Encode the captions into the cache, or keep the text encoders to encode them in each step."""
         config = self.config
         limit = config.dataset.token_chunks
@@ -195,7 +195,7 @@ class Preparation:
                 )
             return EncodedNow(encoders.get(), limit, trained)
         key = base.text_key + frozen_key(config.network.frozen_adapters)
-        cached = CachedCaptions(dataset.cache_folder, base.tokenizer, key, base.clip_skip, limit, self.machine.dtype)
+        cached = CachedCaptions(dataset.cache_folder, base.captions, key, base.clip_skip, limit, self.machine.dtype)
         cached.device = self.machine.device
         captions = dataset.all_captions()
         if cached.complete(captions):
@@ -209,15 +209,13 @@ class Preparation:
         off = self.config.dataset.cache_text == "off"
         return off or dataset.captions_vary or bool(trained_text_parts(self.config, base))
 
-    def prompts(self, encoders: Slot[TextEncoders]) -> list[PromptText]:
+    def prompts(self, encoders: Slot[TextStack]) -> list[PromptText]:
         """The encoded prompts of the sample images; empty where none are made."""
         if not self.config.preview.prompts:
             return []
         return encoders.use(lambda model: encode_prompts(model, self.config.preview))
 
-    def prompts_while_training(
-        self, base: Base, encoders: Slot[TextEncoders], preview: PreviewConfig
-    ) -> list[PromptText]:
+    def prompts_while_training(self, base: Base, encoders: Slot[TextStack], preview: PreviewConfig) -> list[PromptText]:
         """Other prompts encoded while the UNet trains.
 
         Where the text encoders were freed they are loaded again, on the CPU, since the device has no room for certain.
@@ -230,19 +228,19 @@ class Preparation:
 
     def _load_encoders(
         self, base: Base, dtype: torch.dtype | None = None, device: torch.device | None = None
-    ) -> TextEncoders:
+    ) -> TextStack:
         encoders = base.load_text_encoders(dtype or self.machine.dtype, device or self.machine.device)
         add_frozen_adapters(self.config.network.frozen_adapters, targets(base.shapes), encoders.parts)
         return encoders
 
-    def _encoder(self, encoders: TextEncoders) -> Callable[[list[str], int], TextOutput]:
-        def encode(captions: list[str], chunks: int) -> TextOutput:
+    def _encoder(self, encoders: TextStack) -> Callable[[list[str], int], TextOutput]:
+        def encode(captions: list[str], length: int) -> TextOutput:
             with torch.no_grad():
-                return encoders.encode(captions, chunks)
+                return encoders.encode(captions, length)
 
         return encode
 
-    def network(self, base: Base, encoders: Slot[TextEncoders] | None) -> tuple[Any, dict[str, nn.Module]]:
+    def network(self, base: Base, encoders: Slot[TextStack] | None) -> tuple[Any, dict[str, nn.Module]]:
         """Load the UNet and put the adapter on it, and on the text encoders where they are in memory."""
         config, machine = self.config, self.machine
         compressed = config.precision.base_weights != "same"

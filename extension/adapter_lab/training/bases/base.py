@@ -20,7 +20,7 @@ from adapter_lab.training.bases.detect import STATED, detect
 from adapter_lab.training.bases.diffusers_folder import open_any, open_vae
 from adapter_lab.training.bases.modules import new_text_encoder, new_unet, new_vae
 from adapter_lab.training.bases.single_file import Opened
-from adapter_lab.training.bases.text import TextEncoders, TextOutput
+from adapter_lab.training.bases.text import CaptionFormat, ClipCaptions, TextEncoders, TextOutput
 from adapter_lab.training.bases.tokenizer import ClipTokenizer
 from adapter_lab.training.device.transfer import to_device
 from adapter_lab.training.objective.objective import Objective, objective_of
@@ -93,6 +93,11 @@ class Base:
     def tokenizer(self) -> ClipTokenizer:
         """The base's tokenizer."""
         return self.opened.tokenizer()
+
+    @property
+    def captions(self) -> CaptionFormat:
+        """How long captions are for it, and how their encodings are put together."""
+        return ClipCaptions(self.tokenizer)
 
     @cached_property
     def content_key(self) -> str:

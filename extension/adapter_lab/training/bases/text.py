@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,70 @@ class TextOutput:
         return TextOutput(self.hidden.to(device=device, dtype=dtype), pooled)
 
 
+class CaptionFormat(Protocol):
+    """How long a family's captions are, and how their encodings become those of a batch; needs no text encoder.
+
+    Lengths count in units of the family's own: CLIP's are chunks of 75 tokens.
+    """
+
+    def length(self, captions: Sequence[str], limit: int) -> int:
+        """Units that the longest caption takes, at least 1 and at most `limit`."""
+        ...
+
+    def too_long(self, captions: Sequence[str], limit: int) -> list[str]:
+        """The captions of which something is cut off at `limit` units."""
+        ...
+
+    def tokens(self, length: int) -> int:
+        """Tokens of a caption that so many units have room for."""
+        ...
+
+    def joined(self, texts: Sequence[tuple[TextOutput, int]], empty: Callable[[], TextOutput]) -> TextOutput:
+        """One batch (B, ...) of encodings of single captions (1, ...) and their lengths, filled up to the longest.
+
+        `empty` gives the encoding of the empty caption at length 1.
+        """
+        ...
+
+
+class TextStack(Protocol):
+    """The text encoders of a base in memory: captions to what its denoiser reads."""
+
+    parts: dict[str, nn.Module]
+    captions: CaptionFormat
+
+    def encode(self, captions: Sequence[str], length: int = 1) -> TextOutput:
+        """Encode captions at one length (`CaptionFormat`); what does not fit is cut off. Differentiable."""
+        ...
+
+
+class ClipCaptions:
+    """Captions in chunks of 75 tokens, as web UIs cut them; a missing chunk is that of the empty caption."""
+
+    def __init__(self, tokenizer: ClipTokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def length(self, captions: Sequence[str], limit: int) -> int:
+        return self.tokenizer.chunks_needed(captions, limit)
+
+    def too_long(self, captions: Sequence[str], limit: int) -> list[str]:
+        return self.tokenizer.too_long(captions, limit)
+
+    def tokens(self, length: int) -> int:
+        return length * (self.tokenizer.length - 2)
+
+    def joined(self, texts: Sequence[tuple[TextOutput, int]], empty: Callable[[], TextOutput]) -> TextOutput:
+        most = max(length for _, length in texts)
+        hidden = [
+            text.hidden if length == most else torch.cat([text.hidden, *[empty().hidden] * (most - length)], dim=1)
+            for text, length in texts
+        ]
+        pooled = [text.pooled for text, _ in texts if text.pooled is not None]
+        return TextOutput(torch.cat(hidden), torch.cat(pooled) if pooled else None)
+
+
 class TextEncoders:
-    """The text encoders of one base; `parts` maps "te1" and "te2" to transformers modules.
+    """CLIP's text encoders of one base; `parts` maps "te1" and "te2" to transformers modules.
 
     `clip_skip` counts as hosts do: 1 reads the last layer, 2 the one before.
     """
@@ -40,18 +102,19 @@ class TextEncoders:
     def __init__(self, family: str, parts: Mapping[str, nn.Module], tokenizer: ClipTokenizer, clip_skip: int) -> None:
         self.family = FAMILIES[family]
         self.parts = dict(parts)
+        self.captions: CaptionFormat = ClipCaptions(tokenizer)
         self.tokenizer = tokenizer
         self.clip_skip = clip_skip
 
-    def encode(self, captions: Sequence[str], chunks: int = 1) -> TextOutput:
-        """Encode captions in `chunks` chunks of 75 tokens; what does not fit is cut off. Differentiable.
+    def encode(self, captions: Sequence[str], length: int = 1) -> TextOutput:
+        """Encode captions in `length` chunks of 75 tokens; what does not fit is cut off. Differentiable.
 
         SD1.5 and SD2: final LayerNorm of the chosen layer. SDXL: the chosen layer of both encoders side by side without
         LayerNorm, and the projected end token of the first chunk from the second encoder.
         """
         hidden, pooled = [], None
         for part, module in self.parts.items():
-            ids = self.tokenizer.chunked(captions, chunks, self.family.text_part(part).pad_token)
+            ids = self.tokenizer.chunked(captions, length, self.family.text_part(part).pad_token)
             states, projected = self._run(part, module, ids)
             hidden.append(states)
             pooled = projected if projected is not None else pooled

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from adapter_lab.errors import DatasetError
-from adapter_lab.training.bases.text import TextEncoders, TextOutput
-from adapter_lab.training.bases.tokenizer import ClipTokenizer
+from adapter_lab.training.bases.text import CaptionFormat, TextOutput, TextStack
 from adapter_lab.training.dataset import FillReport, TextCache
 from adapter_lab.training.device.transfer import to_device
 
@@ -19,17 +17,17 @@ Progress = Callable[[int, int], None]
 
 
 class Conditioning(Protocol):
-    """Captions of a batch to the UNet's cross-attention input (B, 77 * chunks, D) and pooled text (B, P) or None."""
+    """Captions of a batch to what the denoiser reads of them."""
 
     def __call__(self, captions: Sequence[str]) -> TextOutput: ...
 
 
 class EncodedNow:
-    """Captions encoded when they are needed, in as many chunks as the longest of the batch takes."""
+    """Captions encoded when they are needed, at the length that the longest of the batch takes."""
 
     def __init__(
         self,
-        encoders: TextEncoders,
+        encoders: TextStack,
         limit: int,
         trained: bool,
     ) -> None:
@@ -38,42 +36,41 @@ class EncodedNow:
         self.trained = trained
 
     def __call__(self, captions: Sequence[str]) -> TextOutput:
-        chunks = self.encoders.tokenizer.chunks_needed(captions, self.limit)
+        length = self.encoders.captions.length(captions, self.limit)
         with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):
-            return self.encoders.encode(captions, chunks)
+            return self.encoders.encode(captions, length)
 
 
 class CachedCaptions:
     """Encodings of all captions made beforehand, so that the encoders need not be in memory while training.
 
-    A caption is kept in the chunks it needs. In a batch with a longer one it is filled up with the encoding of "",
-    which is what the encoders give for the missing chunks.
+    A caption is kept at the length it needs, and filled up in a batch with a longer one (`CaptionFormat.joined`).
     """
 
     def __init__(
         self,
         folder: Path | None,
-        tokenizer: ClipTokenizer,
+        captions: CaptionFormat,
         text_key: str,
         clip_skip: int,
         limit: int,
         dtype: torch.dtype,
     ) -> None:
-        self._tokenizer = tokenizer
+        self._captions = captions
         self._limit = limit
         self._caches = {
-            chunks: TextCache(folder, text_key, dtype, chunks=chunks, clip_skip=clip_skip)
-            for chunks in range(1, limit + 1)
+            length: TextCache(folder, text_key, dtype, chunks=length, clip_skip=clip_skip)
+            for length in range(1, limit + 1)
         }
         self.device = torch.device("cpu")
 
     def fill(
         self, captions: Sequence[str], encode: Callable[[list[str], int], TextOutput], progress: Progress | None = None
     ) -> FillReport:
-        """Encode the captions that are not kept yet; `encode(captions, chunks)` runs the text encoders."""
+        """Encode the captions that are not kept yet; `encode(captions, length)` runs the text encoders."""
         total = FillReport()
-        for chunks, group in self._by_chunks(["", *captions]).items():
-            report = self._caches[chunks].fill(group, lambda some, n=chunks: encode(some, n), progress=progress)  # type: ignore[misc]
+        for length, group in self._by_length(["", *captions]).items():
+            report = self._caches[length].fill(group, lambda some, n=length: encode(some, n), progress=progress)  # type: ignore[misc]
             total.made += report.made
             total.found += report.found
             total.seconds += report.seconds
@@ -82,46 +79,39 @@ class CachedCaptions:
 
     def complete(self, captions: Sequence[str]) -> bool:
         """Whether every caption is kept already, so that the text encoders need not be loaded at all."""
-        groups = self._by_chunks(["", *captions])
-        return not any(self._caches[chunks].missing(group) for chunks, group in groups.items())
+        groups = self._by_length(["", *captions])
+        return not any(self._caches[length].missing(group) for length, group in groups.items())
 
-    def _by_chunks(self, captions: Sequence[str]) -> dict[int, list[str]]:
+    def _by_length(self, captions: Sequence[str]) -> dict[int, list[str]]:
         groups: dict[int, list[str]] = {}
         for caption in dict.fromkeys(captions):
-            groups.setdefault(self._tokenizer.chunks_needed([caption], self._limit), []).append(caption)
+            groups.setdefault(self._captions.length([caption], self._limit), []).append(caption)
         return groups
 
     def __call__(self, captions: Sequence[str]) -> TextOutput:
-        needed = [self._tokenizer.chunks_needed([caption], self._limit) for caption in captions]
-        most = max(needed)
-        hidden, pooled = [], []
-        for caption, chunks in zip(captions, needed):
-            states, summary = self._get(caption, chunks)
-            if chunks < most:
-                states = torch.cat([states, *[self._get("", 1)[0]] * (most - chunks)])
-            hidden.append(states)
-            pooled.append(summary)
-        together = torch.stack([p for p in pooled if p is not None]) if pooled[0] is not None else None
-        states = to_device(torch.stack(hidden), self.device, torch.float32)
-        return TextOutput(states, None if together is None else to_device(together, self.device, torch.float32))
+        lengths = [self._captions.length([caption], self._limit) for caption in captions]
+        texts = [(self._get(caption, length), length) for caption, length in zip(captions, lengths)]
+        found = self._captions.joined(texts, lambda: self._get("", 1))
+        pooled = None if found.pooled is None else to_device(found.pooled, self.device, torch.float32)
+        return TextOutput(to_device(found.hidden, self.device, torch.float32), pooled)
 
-    def _get(self, caption: str, chunks: int) -> tuple[Tensor, Tensor | None]:
-        entry = self._caches[chunks].get(caption)
+    def _get(self, caption: str, length: int) -> TextOutput:
+        entry = self._caches[length].get(caption)
         if entry is None:
             raise DatasetError(
                 f"The cached encoding of the caption {caption[:80]!r} is gone or broken; resume the run, which makes "
                 "it again, and let nothing else clear the cache folder meanwhile."
             )
-        return entry.hidden, entry.pooled
+        return TextOutput(entry.hidden[None], None if entry.pooled is None else entry.pooled[None])
 
 
-def cut_off(captions: Sequence[str], tokenizer: ClipTokenizer, limit: int) -> str:
-    """A sentence on the captions that do not fit into `limit` chunks of 75 tokens; "" where all fit."""
-    longer = tokenizer.too_long(list(captions), limit)
+def cut_off(captions: Sequence[str], form: CaptionFormat, limit: int) -> str:
+    """A sentence on the captions that do not fit into `limit` units; "" where all fit."""
+    longer = form.too_long(list(captions), limit)
     if not longer:
         return ""
     remedy = "shorten them" if limit == 3 else "shorten them or raise dataset.token_chunks"
     return (
-        f"{len(longer)} of {len(captions)} captions are longer than {75 * limit} tokens and are cut off there; "
+        f"{len(longer)} of {len(captions)} captions are longer than {form.tokens(limit)} tokens and are cut off there; "
         f"{remedy}. The first begins: {longer[0][:80]}"
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from adapter_lab.config import PreviewConfig
 from adapter_lab.sample_prompts import read_prompt
-from adapter_lab.training.bases import Base, TextEncoders, TextOutput
+from adapter_lab.training.bases import Base, TextOutput, TextStack
 from adapter_lab.training.bases.base import latent_format
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class PromptText:
 
 
 @torch.no_grad()
-def encode_prompts(text_encoders: TextEncoders, preview: PreviewConfig) -> list[PromptText]:
+def encode_prompts(text_encoders: TextStack, preview: PreviewConfig) -> list[PromptText]:
     """Encode all prompts of the settings; with phased loading this happens before the text encoders are freed.
 
     Long prompts take up to 3 chunks of 75 tokens. SDXL's empty negative prompt is all zeros, as in diffusers and A1111.
@@ -49,9 +49,9 @@ def encode_prompts(text_encoders: TextEncoders, preview: PreviewConfig) -> list[
     for line in preview.prompts:
         read = read_prompt(line)
         unwanted = read.own.get("negative", preview.negative)
-        chunks = text_encoders.tokenizer.chunks_needed([read.text, unwanted], LARGEST_CHUNKS)
-        positive = text_encoders.encode([read.text], chunks)
-        negative = text_encoders.encode([unwanted], chunks)
+        length = text_encoders.captions.length([read.text, unwanted], LARGEST_CHUNKS)
+        positive = text_encoders.encode([read.text], length)
+        negative = text_encoders.encode([unwanted], length)
         if positive.pooled is not None and not unwanted.strip():
             negative = TextOutput(torch.zeros_like(positive.hidden), torch.zeros_like(positive.pooled))
         texts.append(PromptText(read.text, positive, negative, read.own))
