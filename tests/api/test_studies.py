@@ -248,7 +248,7 @@ def test_a_folder_that_vanished_is_said_at_the_resume(
     client.delete("/queue/heroes")
     (tmp_path / "pictures").rename(tmp_path / "moved")
     answer = client.post("/studies/heroes/resume")
-    assert answer.status_code == 400 and "images, which is not there" in answer.json()["error"]
+    assert answer.status_code == 400 and "pictures, which is not there" in answer.json()["error"]
     assert client.get("/queue").json()["order"] == []
 
 

@@ -33,7 +33,7 @@ def test_a_page_that_others_reach_reports_estimates_and_trains(
     page.wait_text("#adapter_lab", "lies outside of the folders")
     assert "--folder" in page.text("#adapter_lab")
     page.type("dataset.folder", str(pictures))
-    page.wait_text(".al-dataset", "10pictures")
+    page.wait_text(".al-dataset", "10images")
     page.wait_text("#al-file-size", "B")
     page.type("run.steps", "3")
     page.type("run.batch_size", "8")

@@ -33,7 +33,7 @@ def choose(page: Page, name: str, text: str) -> None:
 @pytest.mark.usefixtures("no_study_left")
 def test_a_study_is_planned_started_watched_and_reported(page: Page, pictures: Path) -> None:
     page.type("dataset.folder", str(pictures))
-    page.wait_text(".al-dataset", "10pictures")
+    page.wait_text(".al-dataset", "10images")
     page.tab("study")
     page.wait(lambda: len(page.all(".al-variants tbody tr")) == 11, "the study's eleven")
     page.click(".al-variants thead input")

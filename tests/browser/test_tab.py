@@ -15,7 +15,7 @@ STEPS = 30
 def start_training(page: Page, pictures: Path) -> None:
     """Folder, type, length, Start: what a first training takes."""
     page.type("dataset.folder", str(pictures))
-    page.wait_text(".al-dataset", "10pictures")
+    page.wait_text(".al-dataset", "10images")
     page.click("[data-type='lokr'] input")
     page.type("run.steps", str(STEPS))
     page.type("run.batch_size", "8")

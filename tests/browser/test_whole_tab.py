@@ -38,7 +38,7 @@ def set_out(page: Page, pictures: Path, name: str) -> None:
     """Settings of a run that goes on until it is stopped."""
     page.tab("train")
     page.type("dataset.folder", str(pictures))
-    page.wait_text(".al-dataset", "10pictures")
+    page.wait_text(".al-dataset", "10images")
     page.type("run.name", name)
     page.type("run.steps", LONG)
 

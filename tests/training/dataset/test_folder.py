@@ -270,7 +270,7 @@ def test_quotes_and_home_in_a_folder_name_are_understood(tmp_path: Path, monkeyp
     write(tmp_path, "my pictures/a.png")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert len(read(tmp_path, folder=f'"{tmp_path}/my pictures"').items) == 1
-    assert len(read(tmp_path, folder="~/my images").items) == 1
+    assert len(read(tmp_path, folder="~/my pictures").items) == 1
 
 
 def test_regularisation_pictures_alone_are_not_enough(tmp_path: Path) -> None:

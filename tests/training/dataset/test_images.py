@@ -316,7 +316,7 @@ def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 before = peak()
 info = inspect_picture(Path(sys.argv[1]))
-image, _ = read_picture(Path(sys.argv[1]), (1024, 1024))
+picture, _ = read_picture(Path(sys.argv[1]), (1024, 1024))
 grown = peak() - before
 print(info.width * info.height, picture.getpixel((700, 700)), grown)
 """

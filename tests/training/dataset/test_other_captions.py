@@ -34,7 +34,7 @@ def test_a_metadata_file_of_hugging_face_gives_captions(name: str, column: str, 
     rows = [{"file_name": "a.png", column: "image a, red"}, {"file_name": "sub/b.png", column: "Bär"}]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     if name.endswith("csv"):
-        text = f'file_name,{column}\na.png,"picture a, red"\nsub/b.png,Bär\n'
+        text = f'file_name,{column}\na.png,"image a, red"\nsub/b.png,Bär\n'
     (tmp_path / name).write_text(text, "utf-8")
     dataset = read(tmp_path)
     assert captions(dataset) == {"a.png": "image a, red", "c.png": "", "sub/b.png": "Bär"}

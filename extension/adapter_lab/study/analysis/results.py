@@ -35,7 +35,7 @@ ENDED = (DONE, FAILED, DROPPED, SKIPPED)
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean with its standard error, over `count` things of a kind ("training seeds", "picture seeds").
+    """A mean with its standard error, over `count` things of a kind ("training seeds", "image seeds").
 
     `error` is None where there is only one.
     """

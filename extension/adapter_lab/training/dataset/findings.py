@@ -32,11 +32,11 @@ def folder_findings(listing: Listing, config: DatasetConfig) -> list[str]:
             hint = f", such as {doubled.name} to {Path(doubled.stem).with_suffix(doubled.suffix).name}"
         found.append(
             f"{_files(listing.orphan_captions, 'caption file')}: no image of that name; name captions like their "
-            f"pictures{hint}."
+            f"images{hint}."
         )
     if listing.below:
         found.append(
-            f"{_files(listing.below, 'picture')}: left out (in subfolders); switch dataset.recursive on to use them."
+            f"{_files(listing.below, 'image')}: left out (in subfolders); switch dataset.recursive on to use them."
         )
     folders = sorted({picture.folder for picture in listing.pictures})
     near_misses = [(name, _NEARLY_KOHYA.sub(r"\1_", name)) for name in folders if _NEARLY_KOHYA.match(name)]
@@ -81,17 +81,17 @@ def item_findings(items: Sequence[Item], config: DatasetConfig) -> list[str]:
     small = [item for item in items if item.bucket[0] * item.bucket[1] < SMALL_AREA * item.source.resolution**2]
     if small:
         found.append(
-            f"{_items(small, 'picture')}: less than a quarter of the training resolution's area, so trained small; "
+            f"{_items(small, 'image')}: less than a quarter of the training resolution's area, so trained small; "
             "larger copies would teach more."
         )
     enlarged = [item for item in items if item.placement.scale > 1]
     if enlarged:
         most = max(item.placement.scale for item in enlarged)
-        found.append(f"{_items(enlarged, 'picture')}: enlarged, up to {most:.1f} times.")
+        found.append(f"{_items(enlarged, 'image')}: enlarged, up to {most:.1f} times.")
     cropped = [item for item in items if item.placement.kept < LITTLE_KEPT]
     if cropped:
         found.append(
-            f"{_items(cropped, 'picture')}: more than a quarter is lost by cropping; a smaller dataset.bucket_step or "
+            f"{_items(cropped, 'image')}: more than a quarter is lost by cropping; a smaller dataset.bucket_step or "
             "wider limits of the bucket sides keep more."
         )
     return found + _caption_findings(items, config) + _mask_findings(items, config)
@@ -124,7 +124,7 @@ def _mask_findings(items: Sequence[Item], config: DatasetConfig) -> list[str]:
     wanted = "alpha channel" if config.mask == "alpha" else "mask file"
     if len(bare) == len(items):
         return [f"dataset.mask is `{config.mask}`, but no image has one, so every image is learned as a whole."]
-    return [f"{_items(bare, 'picture')}: no {wanted}, so learned as a whole."] if bare else []
+    return [f"{_items(bare, 'image')}: no {wanted}, so learned as a whole."] if bare else []
 
 
 def remark_finding(remark: str, paths: Sequence[Path], what: str) -> str:

@@ -110,14 +110,14 @@ class DatasetReport:
         )
         for line in self.buckets:
             size = f"{line.width} x {line.height}"
-            yield f"  {size:<12} {_count(line.pictures, 'picture'):>15} {_count(line.batches, 'batch', 'batches'):>15}"
+            yield f"  {size:<12} {_count(line.pictures, 'image'):>15} {_count(line.batches, 'batch', 'batches'):>15}"
 
     def _captions(self) -> Iterable[str]:
         if self.top_tags:
             tags = ", ".join(f"{tag} {count}" for tag, count in self.top_tags)
             yield from textwrap.wrap(f"Top tags   {tags}", _WIDTH, subsequent_indent=" " * 11)
         if self.without_caption:
-            yield f"Captions   {_count(len(self.without_caption), 'picture')} without a caption"
+            yield f"Captions   {_count(len(self.without_caption), 'image')} without a caption"
             lines = [f"{path}: trained as {caption!r}" for path, caption in self.without_caption]
             yield from _some(lines, _SHOWN_WITHOUT_CAPTION)
 
