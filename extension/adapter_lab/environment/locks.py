@@ -10,6 +10,7 @@ from pathlib import Path
 
 from adapter_lab.errors import AdapterLabError
 
+OLDEST_PYTHON = (3, 10)
 Version = tuple[int, int]
 
 
