@@ -29,7 +29,7 @@ from .toy_file import TOY_FILE
 from .train_base import EMPTY_RATE, caption_of, draw_scenes, encode_scenes, time_ids
 from .train_vae import Say
 
-STEPS, SCENES, BATCH, RATE, EMA_DECAY, SEED = 900, 3000, 32, 6e-4, 0.99, 5
+STEPS, SCENES, BATCH, RATE, EMA_DECAY, SEED = 1000, 2000, 16, 6e-4, 0.99, 5
 WARM_UP = 40
 
 

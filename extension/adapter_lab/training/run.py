@@ -250,38 +250,48 @@ class Run:
 
     def steps(self, step: int) -> tuple[int, str]:
         """Train until the budget ends or a stop is asked for, saving on the way; returns the last step and why."""
-        config = self.config
-        plan = plan_from(
-            self.prepared.dataset,
-            step,
-            config.run.batch_size,
-            config.optimizer.gradient_accumulation,
-            config.run.seed,
-        )
+        run, accumulated = self.config.run, self.config.optimizer.gradient_accumulation
+        plan = plan_from(self.prepared.dataset, step, run.batch_size, accumulated, run.seed)
         batches = steps_with_latents(plan, self.prepared.source)
         while not (ended := self.budget.ended(step, self.stopwatch.seconds)):
             before = self.stopwatch.seconds
             with self.stopwatch.running():
                 self.one_step(batches, step)
             step += 1
-            # Clocks differ, and so do moments at which a request is seen: the first process's count.
-            self.stopwatch.seconds = self.team.broadcast(self.stopwatch.seconds)
-            ended = self.budget.ended(step, self.stopwatch.seconds)
-            asked = self.stop.take()
-            stopped = "" if ended else self.team.broadcast(self.stop.reason()) or self._paused(step)
-            if not self.team.is_main_process:
-                if stopped:
-                    return step, stopped
-                continue
+            if reason := self.after_step(step, before):
+                return step, reason
+        return step, ended
+
+    def one_step(self, batches: Iterator[list[LatentBatch]], step: int) -> None:
+        """One optimiser step, the one after `step` finished ones: rates, gradients, update."""
+        begin = time.monotonic()
+        self.set_rates(step)
+        rates = self.optimizer.rates()
+        losses, samples = self.gradients(next(batches), step)
+        self.update()
+        seconds = time.monotonic() - begin
+        used = self.budget.progress(step + 1, self.stopwatch.seconds + seconds)
+        epoch = self.budget.epoch_of(step)[0]
+        self.records.step(losses, StepLabel(step + 1, epoch, samples, rates, seconds, used))
+
+    def after_step(self, step: int, before: float) -> str:
+        """Save, show and do what a person asked for, as far as `step` calls for it; why training ends here, or "".
+
+        `before`: the stopwatch's seconds before the step.
+        """
+        # Clocks differ, and so do moments at which a request is seen: the first process's count.
+        self.stopwatch.seconds = self.team.broadcast(self.stopwatch.seconds)
+        ended = self.budget.ended(step, self.stopwatch.seconds)
+        asked = self.stop.take()
+        stopped = "" if ended else self.team.broadcast(self.stop.reason()) or self._paused(step)
+        if self.team.is_main_process:
             if asked.prompts is not None or asked.complaint:
                 self.change_prompts(step, asked)
             if ended or stopped or self.points.adapter_due(step, before, self.stopwatch.seconds):
                 self.save(step, final=bool(ended))
             else:
                 self.between_saves(step, asked)
-            if stopped:
-                return step, stopped
-        return step, ended
+        return stopped
 
     def _paused(self, step: int) -> str:
         """Why training pauses after `step` although the budget is not used up; "" where it does not."""
@@ -289,25 +299,21 @@ class Run:
             return ""
         return f"saving point {self.until_point} reached"
 
-    def one_step(self, batches: Iterator[list[LatentBatch]], step: int) -> None:
-        """One optimiser step, the one after `step` finished ones."""
-        begin = time.monotonic()
-        config = self.config.optimizer
+    def set_rates(self, step: int) -> None:
+        """Learning rates as the schedule has them after `step` finished steps."""
         progress = self.budget.progress(step, self.stopwatch.seconds)
-        self.optimizer.set_rate_factor(schedule_factor(config, step, progress, self.budget.total_steps))
-        rates = self.optimizer.rates()
-        losses, samples = self.gradients(next(batches), step)
-        if config.clip_grad_norm > 0:
-            self.machine.accelerator.clip_grad_norm_(self.optimizer.parameters(), config.clip_grad_norm)
+        factor = schedule_factor(self.config.optimizer, step, progress, self.budget.total_steps)
+        self.optimizer.set_rate_factor(factor)
+
+    def update(self) -> None:
+        """Move the parameters along their gradients, within the limits that are set."""
+        if (limit := self.config.optimizer.clip_grad_norm) > 0:
+            self.machine.accelerator.clip_grad_norm_(self.optimizer.parameters(), limit)
         self.stepper.step()
         self.stepper.zero_grad()
         self.prepared.network.apply_max_norm()
         if self.average is not None:
             self.average.update()
-        seconds = time.monotonic() - begin
-        used = self.budget.progress(step + 1, self.stopwatch.seconds + seconds)
-        epoch = self.budget.epoch_of(step)[0]
-        self.records.step(losses, StepLabel(step + 1, epoch, samples, rates, seconds, used))
 
     def gradients(self, batches: list[LatentBatch], step: int) -> tuple[Tensor, list[tuple[str, float]]]:
         """Gradients of a step, losses (2, N) and (picture, time) of all its samples, whoever computed them."""
