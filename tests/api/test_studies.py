@@ -282,7 +282,7 @@ def test_what_the_race_dropped_and_what_failed_is_said_with_its_reason(
     client.delete("/queue/heroes")
     training_of(quickly.root / "heroes", "LoRA-s1", 4, {2: tmp_path, 4: tmp_path})
     runs = {
-        "LoRA-s1": {"state": "dropped", "why": "Dropped at saving point 2: behind.", "attempts": 1},
+        "LoRA-s1": {"state": "dropped", "why": "Dropped at checkpoint 2: behind.", "attempts": 1},
         "LoKr-f2-s1": {"state": "failed", "why": "Memory ran out.", "attempts": 1},
     }
     decision = {"variant": "LoRA", "point": 2, "time": 1700000000.0, "why": "behind"}
@@ -291,7 +291,7 @@ def test_what_the_race_dropped_and_what_failed_is_said_with_its_reason(
     found = client.get("/studies/heroes").json()
     assert found["decisions"] == [decision] and (found["ended"], found["failed"]) == (2, 1)
     assert [(row["state"], row["why"]) for row in found["rows"]] == [
-        ("dropped", "Dropped at saving point 2: behind."),
+        ("dropped", "Dropped at checkpoint 2: behind."),
         ("failed", "Memory ran out."),
     ]
     assert found["rows"][0]["point"] == 2 and found["rows"][0]["loss"] == 0.5

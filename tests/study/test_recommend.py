@@ -236,7 +236,7 @@ def test_failed_and_dropped_variants_are_named_and_never_hidden(tmp_path: Path) 
     found = recommend(results)
     assert found.variant == "good"
     assert said(found.cautions, "broken failed: Out of memory: buy more.")
-    assert said(found.cautions, "slow was dropped by the race after saving point 1")
+    assert said(found.cautions, "slow was dropped by the race after checkpoint 1")
     assert [entry.variant for entry in found.ranking] == ["good", "slow"]
 
 

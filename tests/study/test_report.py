@@ -106,7 +106,7 @@ def test_every_cell_has_a_picture_or_says_why_not(results: Results, tmp_path: Pa
 
 def test_failures_drops_and_cautions_are_on_the_page_and_in_markdown(results: Results, tmp_path: Path) -> None:
     page, text = (path.read_text(encoding="utf-8") for path in report.write(results, tmp_path)[:2])
-    for wanted in ("Out of memory; use dim 8.", "after saving point 2", "Use LoRA at step 300.", "no scorer measured"):
+    for wanted in ("Out of memory; use dim 8.", "after checkpoint 2", "Use LoRA at step 300.", "no scorer measured"):
         assert wanted in page
         assert wanted in text
 

@@ -48,7 +48,7 @@ class InProcess:
 
 
 def tiny_study(root: Path, *variants: Variant, **changes: Any) -> Path:
-    """The folder of a study of 6 steps with 3 saving points on a tiny base; `changes` as in budget__amount=4."""
+    """The folder of a study of 6 steps with 3 checkpoints on a tiny base; `changes` as in budget__amount=4."""
     config = tiny_config(root, pictures=5, run__steps=0, dataset__cache_latents="disk")
     config.network.dim, config.network.alpha = 16, 8.0  # the defaults, which suit every variant
     study = Study(General("tiny", [1], 1), Budget("steps", 6.0, 3), Race())

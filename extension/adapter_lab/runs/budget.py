@@ -93,7 +93,7 @@ class SaveSchedule:
         return False
 
     def passed(self, step: int, seconds: float) -> int:
-        """How many saving points by steps, or by minutes where none are by steps, lie behind."""
+        """How many checkpoints by steps, or by minutes where none are by steps, lie behind."""
         if self.config.every_steps:
             return step // self.config.every_steps
         return int(seconds // (60 * self.config.every_minutes)) if self.config.every_minutes else 0

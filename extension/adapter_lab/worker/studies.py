@@ -126,7 +126,7 @@ class _Training:
 
     @property
     def point(self) -> int:
-        """Saving points passed."""
+        """Checkpoints passed."""
         if self.every_steps:
             return self.state.step // self.every_steps
         return int((self.seconds + ROUNDING) / 60 / self.every_minutes) if self.every_minutes else 0

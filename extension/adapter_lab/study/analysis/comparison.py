@@ -32,7 +32,7 @@ LOSSES = {"validation_loss": False, "loss": False}
 # Metric -> whether more of it is better.
 BETTER = {**METRICS, **LOSSES}
 
-Place = tuple[str, int]  # a variant's name and a saving point
+Place = tuple[str, int]  # a variant's name and a checkpoint
 Pictures = dict[tuple[int, str, int], float]  # (seed, concept, number) -> value; one entry for a loss
 
 
@@ -46,7 +46,7 @@ class Term:
 
 
 class Measured:
-    """All values of a study by variant, saving point and training seed."""
+    """All values of a study by variant, checkpoint and training seed."""
 
     def __init__(self, pictures: Mapping[Place, dict[int, dict[str, Pictures]]]) -> None:
         self._pictures = dict(pictures)
@@ -63,7 +63,7 @@ class Measured:
         return cls(pictures)
 
     def averaged(self, points: Sequence[int]) -> Measured:
-        """Means over several saving points, kept as point 0, of trainings that have all of them.
+        """Means over several checkpoints, kept as point 0, of trainings that have all of them.
 
         An image of one prompt and seed counts once, however many points it was drawn at.
         """
@@ -164,7 +164,7 @@ class Measured:
 
 
 def best_point(variant: VariantResult, values: Mapping[Place, Mean]) -> int | None:
-    """The saving point with the highest value, among those that most of the variant's trainings reached."""
+    """The checkpoint with the highest value, among those that most of the variant's trainings reached."""
     name = variant.variant.name
     points = [(point.point, values[name, point.point]) for point in variant.points if (name, point.point) in values]
     if not points:

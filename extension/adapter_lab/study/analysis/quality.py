@@ -50,7 +50,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A variant at its best saving point: its quality, and how far it is from the best variant's.
+    """A variant at its best checkpoint: its quality, and how far it is from the best variant's.
 
     `costs` are those known of memory and file, in bytes. `seconds` are those of a step by training seed; empty where
     all got equal time, and where trainings ran at the same moment, so that each slowed the other.
@@ -66,7 +66,7 @@ class Ranked:
 
     @property
     def place(self) -> Place:
-        """Variant and saving point."""
+        """Variant and checkpoint."""
         return self.variant, self.point
 
     @property
@@ -82,7 +82,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Assessment:
-    """The quality of all that was measured; `ranking` has every variant at its best saving point, the best first."""
+    """The quality of all that was measured; `ranking` has every variant at its best checkpoint, the best first."""
 
     measured: Measured
     scales: list[Scale]

@@ -1,8 +1,8 @@
-"""The race: at each saving point, variants that are behind the best beyond the uncertainty stop.
+"""The race: at each checkpoint, variants that are behind the best beyond the uncertainty stop.
 
 Successive halving as in ASHA (Li, Jamieson, Rostamizadeh, Gonina, Ben-tzur, Hardt, Recht, Talwalkar: A System for
 Massively Parallel Hyperparameter Tuning, MLSys 2020), but instead of a fixed share those variants are dropped that are
-clearly behind, and what they would have used goes to the others, as further saving points of the same length.
+clearly behind, and what they would have used goes to the others, as further checkpoints of the same length.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Sample = Mapping[Any, float]
 
 
 def last_point(study: Study, variants: int, dropped: Mapping[str, int]) -> int:
-    """The saving point at which the trainings of variants that are still in the race end.
+    """The checkpoint at which the trainings of variants that are still in the race end.
 
     `variants` started, those `dropped` ended at the points given; what they left is shared out evenly.
     """
@@ -64,7 +64,7 @@ def decide(study: Study, folder: StudyFolder, variants: Sequence[Variant], point
 
 
 def sample(study: Study, folder: StudyFolder, variant: Variant, point: int) -> dict[int, Sample]:
-    """A variant's measurements of the race's metric at a saving point, by training seed."""
+    """A variant's measurements of the race's metric at a checkpoint, by training seed."""
     found = {seed: _of_training(study, folder, run_name(variant, seed), point) for seed in study.general.seeds}
     return {seed: values for seed, values in found.items() if values}
 

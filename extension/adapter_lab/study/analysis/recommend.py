@@ -166,7 +166,7 @@ def _cautions(results: Results, found: Assessment, chosen: Ranked) -> list[str]:
     if base is not None and chosen.quality.value <= base < found.ranking[0].quality.value:
         cautions.append("By this quality the base model without an adapter is at least as good as it.")
     return cautions + [
-        f"{entry.variant} was dropped by the race after saving point {entry.point}; it is compared as it was then."
+        f"{entry.variant} was dropped by the race after checkpoint {entry.point}; it is compared as it was then."
         for entry in results.decisions
     ]
 

@@ -107,7 +107,7 @@ class Training:
 
 @dataclass(frozen=True)
 class PointSummary:
-    """A variant at one saving point, over its seeds; `scores` by (metric, concept), concept "" for all together."""
+    """A variant at one checkpoint, over its seeds; `scores` by (metric, concept), concept "" for all together."""
 
     point: int
     amount: float
@@ -254,7 +254,7 @@ def _state_of(states: Sequence[str]) -> str:
 
 
 def _summaries(trainings: Sequence[Training]) -> list[PointSummary]:
-    """Every saving point that at least one seed has reached."""
+    """Every checkpoint that at least one seed has reached."""
     reached: dict[int, list[SavedPoint]] = {}
     for training in trainings:
         for point in training.points:

@@ -123,9 +123,9 @@ def predict(config: TrainConfig, device: str, memory: bool = True) -> Prediction
 
 
 def saving_interval(budget: Budget, images_per_step: float = 0.0) -> float:
-    """Minutes or steps between saving points; `images_per_step` is needed for a budget of images.
+    """Minutes or steps between checkpoints; `images_per_step` is needed for a budget of images.
 
-    Images are turned into whole steps, so that a saving point lies within half a step per point of its share.
+    Images are turned into whole steps, so that a checkpoint lies within half a step per point of its share.
     """
     if budget.unit == "minutes":
         return budget.amount / budget.points

@@ -26,7 +26,7 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Decision:
-    """A variant the race dropped: after which saving point, when (seconds since 1970), and why in a sentence."""
+    """A variant the race dropped: after which checkpoint, when (seconds since 1970), and why in a sentence."""
 
     variant: str
     point: int
@@ -38,7 +38,7 @@ class Decision:
 class StudyState:
     """All trainings by the name of their run folder, predictions by variant, and the race's decisions in order.
 
-    `decided` is the last saving point at which the race compared variants.
+    `decided` is the last checkpoint at which the race compared variants.
     """
 
     runs: dict[str, TrainingState] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class StudyState:
         return self.runs.setdefault(name, TrainingState())
 
     def dropped(self) -> dict[str, int]:
-        """Variants the race dropped, and after which saving point."""
+        """Variants the race dropped, and after which checkpoint."""
         return {decision.variant: decision.point for decision in self.decisions}
 
 

@@ -1,4 +1,4 @@
-"""One training of a study, read from its run folder: how far it is, its saving points, its curve."""
+"""One training of a study, read from its run folder: how far it is, its checkpoints, its curve."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAUSE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Saved:
-    """An adapter that was saved after a saving point of the study, counted from 1."""
+    """An adapter that was saved after a checkpoint of the study, counted from 1."""
 
     point: int
     step: int
@@ -76,7 +76,7 @@ class TrainingRecord:
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether its last session ended by itself: at the end, at a saving point, or when asked to stop."""
+        """Whether its last session ended by itself: at the end, at a checkpoint, or when asked to stop."""
         return self.end is not None and self.end["event"] == "finished"
 
     @cached_property
@@ -111,7 +111,7 @@ class TrainingRecord:
 
     @cached_property
     def saved(self) -> list[Saved]:
-        """What was saved at saving points, in order; adapters saved because of a stop between them do not count."""
+        """What was saved at checkpoints, in order; adapters saved because of a stop between them do not count."""
         if self.config is None:
             return []
         points = SaveSchedule(self.config.save, 1)
@@ -128,7 +128,7 @@ class TrainingRecord:
 
     @property
     def _last_point(self) -> int:
-        """The saving point at which the budget ends, which a slow last step may pass by more than one."""
+        """The checkpoint at which the budget ends, which a slow last step may pass by more than one."""
         assert self.config is not None
         run, save = self.config.run, self.config.save
         return run.steps // save.every_steps if save.every_steps else round(run.minutes / save.every_minutes)
@@ -178,7 +178,7 @@ class TrainingRecord:
 
 
 def amount_of(budget: Budget, record: TrainingRecord, saved: Saved) -> float:
-    """What of the budget was used at a saving point, in its unit."""
+    """What of the budget was used at a checkpoint, in its unit."""
     used: dict[str, float] = {
         "minutes": saved.seconds / 60,
         "steps": saved.step,

@@ -74,7 +74,7 @@ def concept_charts(results: Results) -> list[Chart]:
 
 
 def pareto_chart(results: Results) -> Chart | None:
-    """Fidelity against drift at every saving point, the last with its name; None where one of them is missing."""
+    """Fidelity against drift at every checkpoint, the last with its name; None where one of them is missing."""
     series = []
     for index, variant in enumerate(results.variants):
         found = [(p, p.scores.get(("drift", "")), p.scores.get(("fidelity", ""))) for p in variant.points]
@@ -98,7 +98,7 @@ def pareto_chart(results: Results) -> Chart | None:
     level = ("fidelity without an adapter", base.value) if base else None
     note = (
         "Up and left is better: likeness without changing what the images were not trained on. A line is a training, "
-        "from its first saving point to its last; bars are standard errors."
+        "from its first checkpoint to its last; bars are standard errors."
     )
     x, y = "drift (less is better)", "fidelity (more is better)"
     return Chart("Fidelity against drift", x, y, series, level=level, note=note)
@@ -121,7 +121,7 @@ def _over(
     value: Callable[[PointSummary], Mean | None],
     level: tuple[str, float] | None = None,
 ) -> Chart:
-    """A value at saving points over minutes or steps, all variants."""
+    """A value at checkpoints over minutes or steps, all variants."""
     series = []
     for index, variant in enumerate(results.variants):
         found = [(point, mean) for point in variant.points if (mean := value(point))]

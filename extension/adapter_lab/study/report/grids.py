@@ -1,4 +1,4 @@
-"""Grids of type by saving point for a report: which image stands where, and why none does."""
+"""Grids of type by checkpoint for a report: which image stands where, and why none does."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PictureRow:
 
 @dataclass(frozen=True)
 class PictureGrid:
-    """All variants at their saving points for one prompt and seed."""
+    """All variants at their checkpoints for one prompt and seed."""
 
     prompt: ScorePrompt
     columns: list[str]
@@ -100,7 +100,7 @@ def _shown(prompts: Sequence[ScorePrompt]) -> list[ScorePrompt]:
 
 
 def _columns(results: Results) -> list[int]:
-    """Saving points to show: all, or some at equal distances with the last among them."""
+    """Checkpoints to show: all, or some at equal distances with the last among them."""
     points = sorted({point.point for variant in results.variants for point in variant.points})
     if len(points) <= LARGEST_COLUMNS:
         return points

@@ -1,4 +1,4 @@
-"""The table of a study: per type its costs, losses and scores at the step to use, and per saving point for CSV."""
+"""The table of a study: per type its costs, losses and scores at the step to use, and per checkpoint for CSV."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Row:
-    """A variant with all that its row is made of; `point` is its best saving point, None if it has none."""
+    """A variant with all that its row is made of; `point` is its best checkpoint, None if it has none."""
 
     result: VariantResult
     point: PointSummary | None
@@ -71,7 +71,7 @@ def columns(results: Results) -> list[Column]:
         Column("peak MiB", "Peak memory of training.", lambda row: _mib(row.result.peak_bytes, 0)),
         Column("file MiB", "Size of its last adapter file.", lambda row: _mib(row.result.file_bytes, 2)),
         Column("parameters", "Trained numbers.", lambda row: _count(row.result.predicted.get("trainable_parameters"))),
-        Column("steps", "Optimiser steps at its last saving point.", _last(lambda last: _count(last.steps))),
+        Column("steps", "Optimiser steps at its last checkpoint.", _last(lambda last: _count(last.steps))),
         Column("minutes", "Training time then.", _last(lambda last: f"{last.minutes:.1f}")),
         Column("images", "Images seen then.", _last(lambda last: _count(last.images))),
         Column("final loss", "Mean loss of the last 50 steps.", _final_loss),
@@ -84,7 +84,7 @@ def columns(results: Results) -> list[Column]:
 
 
 def _last(text: Callable[[PointSummary], str]) -> Callable[[Row], str]:
-    """A text about a variant's last saving point."""
+    """A text about a variant's last checkpoint."""
     return lambda row: text(row.result.points[-1]) if row.result.points else "–"
 
 
@@ -128,7 +128,7 @@ def markdown(results: Results, recommendation: Recommendation) -> str:
 
 
 def as_csv(results: Results, recommendation: Recommendation) -> str:
-    """A line per variant and saving point, and one for each variant without any; numbers unrounded."""
+    """A line per variant and checkpoint, and one for each variant without any; numbers unrounded."""
     metrics = sorted({key for v in results.variants for p in v.points for key in p.scores})
     best = {(entry.variant, entry.point) for entry in recommendation.ranking}
     chosen = (recommendation.variant, recommendation.point)

@@ -20,7 +20,7 @@ READING = (
     "Each variant is compared at its best step, and picking the best of many steps flatters all of them."
 )
 CONTRASTED = (
-    "Pairs of variants that differ in one setting, averaged over the later half of the saving points that both have; "
+    "Pairs of variants that differ in one setting, averaged over the later half of the checkpoints that both have; "
     "changes with their 95 % interval."
 )
 
@@ -33,7 +33,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
     found = [
         ("Base model", study.shared.base.checkpoint or "–"),
         ("Training images", study.shared.dataset.folder or "–"),
-        ("Budget", f"{budget.in_words(budget.amount)} per training, {budget.points} saving points"),
+        ("Budget", f"{budget.in_words(budget.amount)} per training, {budget.points} checkpoints"),
         ("Trainings", f"{len(results.variants)} variants × {len(seeds)} {'seeds' if len(seeds) > 1 else 'seed'} "
                       f"({', '.join(map(str, seeds))})"),
         ("State", f"{results.state}; {ended} of {len(results.variants)} variants have ended"),
@@ -62,7 +62,7 @@ def shared_settings(study: Study) -> list[tuple[str, str]]:
 def decision_text(decision: Decision) -> str:
     """A decision of the race, with its time."""
     moment = time.strftime("%Y-%m-%d %H:%M", time.localtime(decision.time))
-    return f"{decision.variant}, after saving point {decision.point} ({moment}): {decision.why}"
+    return f"{decision.variant}, after checkpoint {decision.point} ({moment}): {decision.why}"
 
 
 def contrast_text(contrast: Contrast) -> list[tuple[str, str, str]]:

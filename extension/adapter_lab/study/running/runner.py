@@ -199,7 +199,7 @@ class Runner:
                 )
 
     def _train(self, runs: Iterable[PlannedRun], until_point: int = 0, end: int = 0) -> None:
-        """Train each up to a saving point (0: to its end), and note how it went; `end` is a race's last point."""
+        """Train each up to a checkpoint (0: to its end), and note how it went; `end` is a race's last point."""
         planned = {entry.name: entry for entry in runs}
 
         def jobs() -> Iterator[Job]:
@@ -258,7 +258,7 @@ class Runner:
     # The race
 
     def _race(self) -> None:
-        """Train all to the next saving point, compare, drop, and so on."""
+        """Train all to the next checkpoint, compare, drop, and so on."""
         for sentence in checks.remarks(self.study):
             self.log.write("note", message=sentence)
         point = 0
@@ -288,7 +288,7 @@ class Runner:
         for decision in decisions:
             for planned in self.runs:
                 if planned.variant.name == decision.variant:
-                    why = f"Dropped at saving point {decision.point}: {decision.why}"
+                    why = f"Dropped at checkpoint {decision.point}: {decision.why}"
                     self.state.run(planned.name).state, self.state.run(planned.name).why = DROPPED, why
             self.log.write("dropped", variant=decision.variant, point=point, message=decision.why)
         self.state.decisions += decisions
@@ -355,7 +355,7 @@ class Runner:
 
 
 def _budget(planned: PlannedRun, end: int) -> str:
-    """The setting that lets a training go on to the saving point `end`."""
+    """The setting that lets a training go on to the checkpoint `end`."""
     save = planned.config.save
     if save.every_minutes:
         return f"run.minutes={save.every_minutes * end!r}"

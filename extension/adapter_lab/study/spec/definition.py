@@ -65,7 +65,7 @@ class Budget:
     )
 
     def share(self, point: int) -> float:
-        """Minutes, steps or images after the saving point `point`, counted from 1."""
+        """Minutes, steps or images after the checkpoint `point`, counted from 1."""
         return self.amount * point / self.points
 
     def in_words(self, amount: float) -> str:
@@ -88,7 +88,7 @@ class Race:
     confidence: float = option(
         2.0, "A variant is behind when it is worse than the best by this many standard errors.", minimum=0
     )
-    first_point: int = option(1, "Saving point at which variants are first compared.", minimum=1)
+    first_point: int = option(1, "Checkpoint at which variants are first compared.", minimum=1)
     least: int = option(1, "Variants that are never dropped: the best so many.", minimum=1)
     longest: float = option(
         2.0, "A training gets at most this many times its own budget, however much is freed.", minimum=1
