@@ -34,8 +34,10 @@ SEEDS = (1, 2, 3)
 # Title -> base, type, and what differs from the type.
 WAYS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "LoRA": ("diffusion", "lora", {}),
-    "LoRA+ (ratio 16)": ("diffusion", "lora", {"lora_plus_ratio": 16.0}),
-    "LoRA from the largest directions (PiSSA)": ("diffusion", "lora", {"init": "svd"}),
+    "LoRA+ (ratio 16)": ("diffusion", "lora", {"network.lora_plus_ratio": 16.0}),
+    "LoRA, AdamW": ("diffusion", "lora", {"optimizer.name": "adamw"}),
+    "LoRA+ (ratio 16), AdamW": ("diffusion", "lora", {"network.lora_plus_ratio": 16.0, "optimizer.name": "adamw"}),
+    "LoRA from the largest directions (PiSSA)": ("diffusion", "lora", {"network.init": "svd"}),
     "T-LoRA": ("diffusion", "t-lora", {}),
     "diag-OFT": ("diffusion", "diag-oft", {}),
     "OFTv2": ("diffusion", "oftv2", {}),
@@ -50,8 +52,11 @@ def adapter_of(title: str, seed: int, base: Path, steps: int, out: Path) -> Path
     _, kind, changes = WAYS[title]
     config = TrainConfig()
     config.base.checkpoint, config.dataset.folder = str(base), str(out / "pictures")
-    for name, value in {**ADAPTER_TYPES[kind].network, **changes}.items():
+    for name, value in ADAPTER_TYPES[kind].network.items():
         setattr(config.network, name, value)
+    for path, value in changes.items():
+        section, name = path.split(".")
+        setattr(getattr(config, section), name, value)
     config.run.name, config.run.seed, config.run.steps = "adapter", seed, steps
     config.dataset.cache_latents, config.precision.gradient_checkpointing = "memory", False
     folder = out / f"{_slug(title)}-s{seed}-{steps}"

@@ -91,6 +91,10 @@ POINTLESS = {
         ["optimizer.lr=1e-4", "run.steps=1000"],
         "learns 10,000 times too slowly. Set optimizer.lr to 1",
     ),
+    "a rate found twice": (
+        ["network.lora_plus_ratio=16", "run.steps=300"],
+        "network.lora_plus_ratio is 16, but prodigy",
+    ),
     "another's rate": (["optimizer.name=adamw", "optimizer.lr=1e-7", "run.steps=1000"], "optimizer.lr 1e-07 moves no"),
     "warm-up": (
         ["optimizer.warmup_steps=500", "run.steps=300"],

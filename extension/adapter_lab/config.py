@@ -269,7 +269,8 @@ class NetworkConfig(algorithms.OwnOptions, SizeConfig):
     )
     lora_plus_ratio: float = option(
         1.0,
-        "LoRA+: learning rate of the factors at the output relative to the others'; 1: the same; 16 is usual.",
+        "LoRA+: learning rate of the factors at the output relative to the others'; 1: the same; 16 is usual, not with "
+        "Prodigy, which finds both.",
         minimum=0.01,
         maximum=1000,
     )

@@ -157,6 +157,16 @@ def _no_estimate(config: TrainConfig, steps: int) -> Iterator[str]:
         )
 
 
+def _found_twice(config: TrainConfig, steps: int) -> Iterator[str]:
+    ratio, name = config.network.lora_plus_ratio, config.optimizer.name
+    if name in PRODIGIES and ratio > 1 and config.network.algo in (algorithms.users("lora_plus_ratio") or ()):
+        yield (
+            f"network.lora_plus_ratio is {ratio:g}, but {name} finds a rate for each side of the factors by itself, "
+            "which this then multiplies: with 16 a run on our toy learned nothing. Set it to 1, or optimizer.name to "
+            "adamw."
+        )
+
+
 def _low_rate(config: TrainConfig, steps: int) -> Iterator[str]:
     o = config.optimizer
     if o.name in SIGNED and o.lr != "auto" and 0 < o.lr * steps < LEAST_WAY:
@@ -213,6 +223,7 @@ CHECKS: tuple[Callable[[TrainConfig, int], Iterator[str]], ...] = (
     _held_back,
     _low_start,
     _no_estimate,
+    _found_twice,
     _low_rate,
     _warm_up,
     _restarts,

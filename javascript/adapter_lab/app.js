@@ -65,7 +65,7 @@ export class App {
     #badge() {
         const active = this.store.active();
         this.tabs.badge("running", active ? put("{0}%", Math.floor(100 * (active.progress ?? 0))) : "");
-        this.tabs.badge("study", !active && this.store.busy() ? S.study.now : "");
+        this.tabs.badge("study", this.store.studies() ? S.study.now : "");
     }
 
     /** Hold the connection while the tab is looked at, and drop it when not: browsers allow a web UI six in all. */

@@ -84,3 +84,12 @@ test("runs are sorted with those that wait first, then the newest; a study makes
     store.runs.set("now", run("now", "stopping", 3));
     assert.equal(store.active().id, "now");
 });
+
+test("a run whose process has not ended yet is no study", () => {
+    const store = new Store(server());
+    store.runs.set("a", run("a", "finished", 1));
+    store.queue = { order: [], paused: false, active: ["a"] };
+    assert.deepEqual([store.active(), store.busy(), store.studies()], [undefined, true, false]);
+    store.queue = { order: [], paused: false, active: ["study"] };
+    assert.equal(store.studies(), true);
+});

@@ -105,6 +105,11 @@ export class Store {
         return Boolean(this.active()) || this.queue.active.length > 0;
     }
 
+    /** Whether a study has the device: what lives and is none of the runs. The end of a run's process is not yet one. */
+    studies() {
+        return this.queue.active.some((id) => !this.runs.has(id));
+    }
+
     /** All runs, newest first; those that wait come first. @returns {RunSummary[]} */
     sorted() {
         const time = (run) => run.started_at ?? Infinity;
