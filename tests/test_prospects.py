@@ -105,6 +105,10 @@ POINTLESS = {
         ["optimizer.name=adamw", "optimizer.schedule=cosine-restarts", "optimizer.restarts=200", "run.steps=300"],
         "optimizer.restarts 200 leaves each cycle 1.5 of the run's 300 steps",
     ),
+    "no rank rests": (
+        ["network.algo=t-lora", "network.dim=8", "network.min_rank=8", "run.steps=300"],
+        "network.min_rank is 8, not below network.dim 8: no rank ever rests",
+    ),
     "dropout": (["network.module_dropout=1", "run.steps=300"], "network.module_dropout is 1"),
     "saves": (["save.every_steps=500", "run.steps=300"], "save.every_steps 500 is above the run's 300 steps: only the"),
     "saves by time": (["save.every_minutes=20", "run.minutes=5"], "save.every_minutes 20 is above the run's 5 minutes"),

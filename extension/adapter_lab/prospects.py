@@ -202,6 +202,15 @@ def _dropped(config: TrainConfig, steps: int) -> Iterator[str]:
             yield f"network.{name} is 1, which leaves everything out in every step: nothing is learned. Lower it."
 
 
+def _no_mask(config: TrainConfig, steps: int) -> Iterator[str]:
+    network = config.network
+    if network.algo == "t-lora" and not isinstance(network.min_rank, str) and network.min_rank >= network.dim:
+        yield (
+            f"network.min_rank is {network.min_rank}, not below network.dim {network.dim}: no rank ever rests, so this "
+            "trains as LoRA does. Set it to half."
+        )
+
+
 def _saves(config: TrainConfig, steps: int) -> Iterator[str]:
     save, run = config.save, config.run
     for name, amount, budget in (
@@ -228,5 +237,6 @@ CHECKS: tuple[Callable[[TrainConfig, int], Iterator[str]], ...] = (
     _warm_up,
     _restarts,
     _dropped,
+    _no_mask,
     _saves,
 )

@@ -27,7 +27,9 @@ def new_vae(config: Config) -> AutoencoderKL:
 def new_text_encoder(config: Config, pooled: bool) -> nn.Module:
     """A CLIP text encoder with fresh weights; `pooled`: with the projection of its end token."""
     kind = CLIPTextModelWithProjection if pooled else CLIPTextModel
-    model: nn.Module = kind(CLIPTextConfig(**config))
+    # transformers warns of its usual ids where a vocabulary is smaller; a base that is run states its own.
+    last = int(config.get("vocab_size", 49408)) - 1
+    model: nn.Module = kind(CLIPTextConfig(**{"bos_token_id": last - 1, "eos_token_id": last, **config}))
     return model
 
 
