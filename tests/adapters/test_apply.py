@@ -207,6 +207,30 @@ def test_modules_that_cannot_be_applied_are_named_with_the_reason(checkpoints: d
     assert json.loads(json.dumps(report.to_dict()))["adapters"][0]["not_applied"] == found.not_applied
 
 
+@pytest.mark.parametrize("changed_only", [False, True])
+def test_strength_0_applies_nothing_and_says_so(
+    checkpoints: dict[str, Path], tmp_path: Path, changed_only: bool
+) -> None:
+    base, table = checkpoints["sd15"], table_of(checkpoints["sd15"])
+    name = next(iter(table))
+    adapter = save(tmp_path / "a.safetensors", {name: {"diff": torch.ones(table[name].shape)}})
+    out = tmp_path / "out.safetensors"
+    report = apply_adapters(base, [(adapter, 0.0)], out, changed_only=changed_only)
+    assert (report.changed, report.adapters[0].applied) == (0, [])
+    assert "0 modules applied, since strength 0 changes nothing" in report.text()
+    assert len(TensorFile.open(out).shapes) == (0 if changed_only else len(TensorFile.open(base).shapes))
+
+
+def test_a_strength_that_is_too_large_is_named(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    base, table = checkpoints["sd15"], table_of(checkpoints["sd15"])
+    name = next(iter(table))
+    adapter = save(tmp_path / "a.safetensors", {name: {"diff": torch.ones(table[name].shape)}})
+    with pytest.raises(
+        AdapterLabError, match=r"lower the strength \(a.safetensors at 1e\+30\), or choose bf16 or fp32"
+    ):
+        apply_adapters(base, [(adapter, 1e30)], tmp_path / "out.safetensors", dtype="fp16")
+
+
 FOREIGN: dict[str, tuple[str, dict[str, dict[str, Tensor]], dict[str, str], str]] = {
     "sdxl by its second text encoder": (
         "sd15", {"lora_te2_text_model_encoder_layers_0_mlp_fc1": {"diff": torch.zeros(4, 4)}}, {}, "SDXL.*SD1.5"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from adapter_lab.adapters.file import AdapterFile, save_adapter
 from adapter_lab.cli import main
@@ -87,6 +88,17 @@ def test_convert_for_a_web_ui_writes_what_it_reads(files: dict[str, Path], capsy
     assert found["modules"] == {"lokr": 4}
     assert main(["convert", str(files["lora"]), "--for", "comfy", "--out", str(files["out"])]) == 2
     assert "choose one of classic (Forge-classic)" in capsys.readouterr().err
+
+
+def test_a_verdict_of_a_file_with_a_broken_module_is_about_the_others(
+    files: dict[str, Path], tmp_path: Path, capsys: Captured
+) -> None:
+    tensors = load_file(files["lora"])
+    cut = next(name for name in tensors if name.endswith("lora_up.weight"))
+    save_file({**tensors, cut: tensors[cut][:, :-1].contiguous()}, tmp_path / "cut.safetensors")
+    assert main(["inspect", str(tmp_path / "cut.safetensors")]) == 0
+    said = capsys.readouterr().out
+    assert "cannot be used: " in said and "without Adapter Lab (docs/hosts.md), the modules that can be used:" in said
 
 
 def test_inspect_says_what_each_web_ui_alone_would_do(files: dict[str, Path], capsys: Captured) -> None:

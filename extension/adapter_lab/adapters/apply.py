@@ -63,7 +63,8 @@ class ApplyReport:
         lines = []
         for adapter in self.adapters:
             count = len(adapter.applied)
-            lines.append(f"{adapter.path} at strength {adapter.strength:g}: {count} modules applied.")
+            why = ", since strength 0 changes nothing" if adapter.strength == 0 else ""
+            lines.append(f"{adapter.path} at strength {adapter.strength:g}: {count} modules applied{why}.")
             lines += [f"  not applied: {name}: {reason}" for name, reason in adapter.not_applied.items()]
             lines += [f"  not used: {key}: {reason}" for key, reason in adapter.unknown.items()]
             lines += [f"  not written: {key}: a checkpoint has no place for embeddings" for key in adapter.carried]
@@ -144,13 +145,13 @@ def _plan(
 ) -> AppliedAdapter:
     """Sort the modules of an adapter into those that apply, added to `changes`, and those that do not, with reasons."""
     matched = match(file, table, family, str(base.path))
-    for name, target in ((found.name, found.target) for found in matched.matches):
+    for name, target in ((found.name, found.target) for found in matched.matches if strength != 0):
         if file.has_weight(name):
             changes.setdefault(target.key, []).append(Change(file, name, target, strength, of_bias=False))
         if file.has_bias(name) and target.bias_key is not None:
             changes.setdefault(target.bias_key, []).append(Change(file, name, target, strength, of_bias=True))
     guessed = [name for name in matched.applied if not file.states_scale(name)]
-    found = AppliedAdapter(str(file.path), strength, matched.applied, matched.not_applied)
+    found = AppliedAdapter(str(file.path), strength, matched.applied if strength else [], matched.not_applied)
     found.unknown, found.carried, found.guessed = file.unknown, file.carried, guessed
     return found
 
@@ -175,6 +176,13 @@ def _patched(
     result = weight if weight.dtype == dtype else scratch[weight is stored].empty(weight.shape, dtype).copy_(weight)
     if not is_finite(result):
         if is_finite(weight):
-            raise AdapterLabError(f"{key} of {base.path} does not fit into {dtype}; choose bf16 or fp32.")
+            remedy = f"{_strengths(changes)}choose bf16 or fp32"
+            raise AdapterLabError(f"{key} of {base.path} does not fit into {dtype}; {remedy}.")
         raise AdapterLabError(f"{key} of {base.path} holds NaN or infinity, before or by patching it.")
     return result
+
+
+def _strengths(changes: list[Change]) -> str:
+    """What to lower where a patched tensor is too large; "" where nothing was patched."""
+    found = dict.fromkeys(f"{change.file.path.name} at {change.strength:g}" for change in changes)
+    return f"lower the strength ({', '.join(found)}), or " if found else ""

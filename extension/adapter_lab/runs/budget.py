@@ -61,7 +61,7 @@ class RunBudget:
     def ended(self, step: int, seconds: float) -> str:
         """Why training is over after `step` steps and `seconds` of training, in words; "" while it is not."""
         if self.steps and step >= self.steps:
-            return f"all {self.steps} steps done"
+            return f"all {self.steps} steps done" if step == self.steps else f"run.steps is {self.steps}"
         if self.epochs and step >= self.epochs * self.steps_per_epoch:
             return f"all {self.epochs} epochs done"
         if self.minutes and seconds >= 60 * self.minutes:

@@ -310,3 +310,11 @@ def test_counts_for_the_metadata_of_adapter_files(tmp_path: Path) -> None:
     }
     assert dataset.tag_counts_by_folder()["classes"] == {"person": 1}
     assert dataset.bucket_counts() == {(64, 64): (7, 130), (80, 48): (1, 10)}
+
+
+def test_equal_images_of_one_name_are_told_by_their_folders(tmp_path: Path) -> None:
+    for folder in ("2_alice", "5_bob"):
+        write(tmp_path, f"{folder}/p.png", noise(64, 64, 1))
+    write(tmp_path, "2_alice/other.png", noise(64, 64, 2))
+    (found,) = [warning for warning in read(tmp_path).warnings if "same image" in warning]
+    assert found.startswith("2_alice/p.png, 5_bob/p.png are the same image")

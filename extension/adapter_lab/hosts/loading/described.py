@@ -25,4 +25,4 @@ def in_words(found: Mapping[str, Any]) -> str:
     if "problem" in found:
         return found["problem"]
     alone = found["alone"]
-    return f"{text(dict(found))}\n{NOT_MEASURED if alone is None else verdicts.text(alone)}"
+    return f"{text(dict(found))}\n{NOT_MEASURED if alone is None else verdicts.text(alone, bool(found['broken']))}"

@@ -72,8 +72,11 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {"source": SOURCE, **{HOSTS[host]: vars(one) for host, one in found.items()}}
 
 
-def text(described: Mapping[str, Any]) -> str:
-    """`describe`'s answer for people: a line per outcome and reason, with the web UIs it holds for."""
+def text(described: Mapping[str, Any], some: bool = False) -> str:
+    """`describe`'s answer for people: a line per outcome and reason, with the web UIs it holds for.
+
+    `some`: it holds for some of the file's modules only, since others cannot be used.
+    """
     hosts: dict[tuple[str, str], list[str]] = {}
     for name in HOSTS.values():
         hosts.setdefault((described[name]["outcome"], described[name]["why"]), []).append(name)
@@ -81,4 +84,5 @@ def text(described: Mapping[str, Any]) -> str:
         f"  {', '.join(names)}: would {outcome}" + (f" ({why})" if why else "")
         for (outcome, why), names in hosts.items()
     ]
-    return "\n".join([f"without Adapter Lab ({described['source']}):", *lines])
+    what = ", the modules that can be used" if some else ""
+    return "\n".join([f"without Adapter Lab ({described['source']}){what}:", *lines])

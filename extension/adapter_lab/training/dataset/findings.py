@@ -165,6 +165,9 @@ def _files(paths: Sequence[Path], what: str) -> str:
 
 
 def _names(paths: Iterable[Path]) -> str:
-    names = [path.name for path in paths]
+    given = list(paths)
+    names = [path.name for path in given]
+    if len(set(names)) < len(names):  # the same name in several folders
+        names = [f"{path.parent.name}/{path.name}" for path in given]
     more = f" and {len(names) - _EXAMPLES} more" if len(names) > _EXAMPLES else ""
     return ", ".join(names[:_EXAMPLES]) + more
