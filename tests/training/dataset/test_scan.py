@@ -318,3 +318,25 @@ def test_equal_images_of_one_name_are_told_by_their_folders(tmp_path: Path) -> N
     write(tmp_path, "2_alice/other.png", noise(64, 64, 2))
     (found,) = [warning for warning in read(tmp_path).warnings if "same image" in warning]
     assert found.startswith("2_alice/p.png, 5_bob/p.png are the same image")
+
+
+@pytest.mark.parametrize("repeats", [10**8, 2**63 - 1])
+def test_an_epoch_without_end_is_refused(tmp_path: Path, repeats: int) -> None:
+    write(tmp_path, "a.png")
+    with pytest.raises(DatasetError, match=rf"a\.png has {repeats:,} repeats\. Lower dataset\.repeats"):
+        read(tmp_path, repeats=repeats)
+    write(tmp_path / "named", f"{repeats}_cat/a.png")
+    with pytest.raises(DatasetError, match="or the number in the folder's name"):
+        read(tmp_path / "named")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes in folders")
+@pytest.mark.parametrize("name", ["b.png", "a.txt", "a.mask.png", "metadata.jsonl"])
+def test_what_is_no_file_is_left_out_instead_of_waited_for(tmp_path: Path, name: str) -> None:
+    write(tmp_path, "a.png")
+    os.mkfifo(tmp_path / name)
+    dataset = read(tmp_path, mask="file")
+    assert [item.path.name for item in dataset.items] == ["a.png"]
+    assert [(path.name, why) for path, why in dataset.skipped] == [
+        (name, "no file but a pipe, a socket or a device, which may never end; remove it")
+    ]

@@ -27,6 +27,9 @@ from adapter_lab.training.dataset.sources import (
     sources_of,
 )
 
+# Uses of images in an epoch, of which a plan holds a list.
+MOST_USES = 3_000_000
+
 
 def scan(config: DatasetConfig, resolution: int = 0, progress: Progress | None = None) -> Dataset:
     """Read the training folder of a configuration for training at `resolution` (pixels; 0: the configuration's).
@@ -58,6 +61,7 @@ def scan(config: DatasetConfig, resolution: int = 0, progress: Progress | None =
         warnings += [remark_finding(text, paths, "file") for text, paths in remarks.items()]
     if all(item.is_regularisation for item in items):
         raise DatasetError("There are only regularisation images; set dataset.folder to the images to learn from.")
+    _check_uses(items)
     held_out = hold_out(items, config.validation_fraction)
     warnings += item_findings(items, config)
     return Dataset(
@@ -70,6 +74,17 @@ def scan(config: DatasetConfig, resolution: int = 0, progress: Progress | None =
         ignored=dict(sum((listing.ignored for listing in listings), Counter()).most_common()),
         cache_folder=cache,
     )
+
+
+def _check_uses(items: list[Item]) -> None:
+    """Raise DatasetError where an epoch would be longer than its plan has room for in memory."""
+    uses = sum(item.repeats for item in items)
+    if uses > MOST_USES:
+        most = max(items, key=lambda item: item.repeats)
+        raise DatasetError(
+            f"An epoch would use images {uses:,} times, more than {MOST_USES:,}: {most.key} has {most.repeats:,} "
+            "repeats. Lower dataset.repeats, or the number in the folder's name."
+        )
 
 
 def _buckets(config: DatasetConfig, source: Source) -> Buckets:

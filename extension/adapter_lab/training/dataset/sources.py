@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,8 @@ OWN_SIZES = ("resolution", "bucket_min", "bucket_max")
 _MASK_FOLDER = "masks"
 _MASK_STEM = ".mask"
 MOST_WAYS = 200
+_FILE, _FOLDER, _OTHER = range(3)
+_NO_FILE = "no file but a pipe, a socket or a device, which may never end; remove it"
 _ELSEWHERE = "a link to a folder that is given as a source of its own, so its images are used there and not here too"
 
 
@@ -322,8 +325,10 @@ def _walk(root: Path, left_out: set[Path], listing: Listing) -> Iterator[tuple[P
         ways[real] += 1
         if ways[real] > MOST_WAYS:
             raise DatasetError(f"Links below {root} lead to {real} in more than {MOST_WAYS} ways; remove some of them.")
-        yield folder, _files(folder)
-        inner = [path for path in _entries(folder) if path.is_dir() and path.name != "__MACOSX"]
+        found = [(path, _mode(path)) for path in _entries(folder)]
+        listing.skipped += [(path, _NO_FILE) for path, mode in found if mode == _OTHER]
+        yield folder, [path for path, mode in found if mode == _FILE]
+        inner = [path for path, mode in found if mode == _FOLDER and path.name != "__MACOSX"]
         elsewhere = {path for path in inner if path.resolve() in left_out}
         listing.skipped += [(path, _ELSEWHERE) for path in elsewhere if path.is_symlink()]
         pending += [(path, above | {real}) for path in reversed(inner) if path not in elsewhere]
@@ -341,7 +346,16 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if not path.is_dir()]
+    return [path for path in _entries(folder) if _mode(path) == _FILE]
+
+
+def _mode(path: Path) -> int:
+    """What lies there; a link that leads nowhere counts as a file, which is then said to be missing."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return _FILE
+    return _FOLDER if stat.S_ISDIR(mode) else _FILE if stat.S_ISREG(mode) else _OTHER
 
 
 def _key(source: Source, path: Path) -> str:
