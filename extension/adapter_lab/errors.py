@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 SHOWN = 80  # letters of a value in a sentence
@@ -16,6 +17,13 @@ def shown(value: Any) -> str:
     except ValueError:  # a whole number of thousands of digits
         return "a number of thousands of digits"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
+
+
+def visible(line: str) -> str:
+    """A line for a terminal: control characters, which names of files may hold, as \\x1b and the like."""
+    if line.isprintable():
+        return line
+    return "".join(c if unicodedata.category(c) != "Cc" else c.encode("unicode_escape").decode() for c in line)
 
 
 class AdapterLabError(Exception):

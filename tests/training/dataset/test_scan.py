@@ -280,7 +280,7 @@ def test_report_for_programs_and_people(tmp_path: Path) -> None:
     assert values["ignored"] == {".npz": 1}
     text = report.text()
     for words in (
-        "Images   7, 1 for regularisation",
+        "Images     7, 1 for regularisation",
         "10_alice woman       7 x 10 per epoch",
         "Epoch      18 steps (140 uses in 36 batches of up to 4, 2 batches a step)",
         "80 x 48 ",
@@ -340,3 +340,10 @@ def test_what_is_no_file_is_left_out_instead_of_waited_for(tmp_path: Path, name:
     assert [(path.name, why) for path, why in dataset.skipped] == [
         (name, "no file but a pipe, a socket or a device, which may never end; remove it")
     ]
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    write(tmp_path, "a.png")
+    (tmp_path / "b\x1b[31m\n.png").write_bytes(b"no image")
+    text = read(tmp_path).report(1, 1).text()
+    assert "b\\x1b[31m\\n.png: " in text and "\x1b" not in text

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from adapter_lab.errors import visible
 from adapter_lab.training.dataset.plan import epoch_uses
 from adapter_lab.training.dataset.samples import Item
 
@@ -78,7 +79,7 @@ class DatasetReport:
     def text(self) -> str:
         """The report for a terminal, at most 100 columns but for long paths."""
         lines = [*self._pictures(), *self._steps(), *self._buckets(), *self._captions(), *self._problems()]
-        return "\n".join(lines) + "\n"
+        return "\n".join(map(visible, lines)) + "\n"
 
     def _pictures(self) -> Iterable[str]:
         also = [
@@ -86,7 +87,7 @@ class DatasetReport:
             (len(self.held_out), "held out for validation"),
             (self.masked_pictures, "with a loss mask"),
         ]
-        yield f"Images   {', '.join([str(self.pictures)] + [f'{count} {what}' for count, what in also if count])}"
+        yield f"Images     {', '.join([str(self.pictures)] + [f'{count} {what}' for count, what in also if count])}"
         width = max((len(line.name) for line in self.folders), default=0)
         for line in self.folders:
             kind = "  regularisation" if line.regularisation else ""
