@@ -44,6 +44,8 @@ IDLE, OWN_GROWTH = 20, 1.12
 # before anything is seen.
 SIGNED = {"adamw": 1e-4, "adamw8bit": 1e-4, "adafactor": 1e-4, "lion": 3e-5}
 LEAST_WAY = 1e-3
+# Below which a limit of an update leaves none of it to see.
+SMALLEST_NORM = 1e-3
 
 
 def start_of(steps: int) -> Start:
@@ -152,8 +154,8 @@ def _no_estimate(config: TrainConfig, steps: int) -> Iterator[str]:
         )
     if o.lr != "auto" and 0 < o.lr < 0.1:
         yield (
-            f"optimizer.lr is {o.lr:g}, which {o.name} multiplies its own estimate by: it learns {1 / o.lr:,.0f} times "
-            "too slowly. Set optimizer.lr to 1."
+            f"optimizer.lr is {o.lr:g}, which {o.name} multiplies its own estimate by: it learns {_times(1 / o.lr)} "
+            "times too slowly. Set optimizer.lr to 1."
         )
 
 
@@ -200,6 +202,16 @@ def _dropped(config: TrainConfig, steps: int) -> Iterator[str]:
     for name in ("dropout", "rank_dropout", "module_dropout"):
         if getattr(config.network, name) == 1:
             yield f"network.{name} is 1, which leaves everything out in every step: nothing is learned. Lower it."
+    if config.dataset.caption_dropout == 1:
+        yield (
+            "dataset.caption_dropout is 1, so no caption is ever trained, and no word will ask for what is learned. Lower "
+            "it."
+        )
+    if 0 < config.network.max_norm < SMALLEST_NORM:
+        yield (
+            f"network.max_norm is {config.network.max_norm:g}, to which every update is scaled down: next to nothing "
+            "is learned. 1 is usual; 0 is no limit."
+        )
 
 
 def _no_mask(config: TrainConfig, steps: int) -> Iterator[str]:
@@ -221,6 +233,10 @@ def _saves(config: TrainConfig, steps: int) -> Iterator[str]:
         if 0 < budget < amount:
             unit = name.removeprefix("every_")
             yield f"save.{name} {amount:g} is above the run's {budget:g} {unit}: only the adapter at its end is saved."
+
+
+def _times(factor: float) -> str:
+    return f"{factor:,.0f}" if factor < 1e9 else f"{factor:.0e}"
 
 
 def _number(value: float | str) -> float:
