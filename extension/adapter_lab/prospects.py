@@ -204,8 +204,8 @@ def _dropped(config: TrainConfig, steps: int) -> Iterator[str]:
             yield f"network.{name} is 1, which leaves everything out in every step: nothing is learned. Lower it."
     if config.dataset.caption_dropout == 1:
         yield (
-            "dataset.caption_dropout is 1, so no caption is ever trained, and no word will ask for what is learned. Lower "
-            "it."
+            "dataset.caption_dropout is 1, so no caption is ever trained, and no word will ask for what is learned. "
+            "Lower it."
         )
     if 0 < config.network.max_norm < SMALLEST_NORM:
         yield (
