@@ -60,12 +60,21 @@ class BaseConfig:
         "", "Checkpoint file (.safetensors, .ckpt) or diffusers folder.", flag="base", basic=True, path="needed"
     )
     vae: str = option(
-        "", "VAE file or folder used instead of the checkpoint's own; empty: the checkpoint's own.", path="needed"
+        "",
+        "VAE file or folder used instead of the checkpoint's own; empty: the checkpoint's own (Anima: the one found "
+        "beside it).",
+        path="needed",
+    )
+    text_encoder: str = option(
+        "",
+        "Text encoder file or folder of a base whose parts lie in files of their own (Anima); empty: the one found "
+        "beside it.",
+        path="needed",
     )
     family: str = option("auto", "Base-model family; auto reads it from the file.", choices=("auto", *FAMILIES))
     prediction: str = option(
         "auto",
-        "What the UNet predicts, flow: rectified flow; auto reads it from the file.",
+        "What the denoiser predicts, flow: rectified flow; auto reads it from the file.",
         choices=("auto", "epsilon", "v_prediction", "flow"),
     )
     zero_terminal_snr: str = option(
@@ -78,6 +87,12 @@ class BaseConfig:
         "Last text-encoder layer used, counted from the end as hosts do; 0: the family's usual (SD1.5 1, SD2, SDXL 2).",
         minimum=0,
         maximum=11,
+    )
+    empty_caption: str = option(
+        "pad",
+        "What an empty caption is to a base with a text conditioner (Anima): pad: one visible pad token, as web UIs "
+        "show an empty prompt; masked: nothing, as sd-scripts and diffusers do.",
+        choices=("pad", "masked"),
     )
 
 
@@ -274,10 +289,11 @@ class NetworkConfig(algorithms.OwnOptions, SizeConfig):
         minimum=0.01,
         maximum=1000,
     )
-    train_unet: bool = option(True, "Train the UNet.")
+    train_unet: bool = option(True, "Train the UNet, or the transformer of a base that has one.")
     train_te: bool = option(False, "Train the text encoder (SDXL: both).", basic=True)
     train_te1: bool = option(True, "With train_te: train the first text encoder.", needs="network.train_te")
     train_te2: bool = option(True, "With train_te: train the second text encoder (SDXL).", needs="network.train_te")
+    train_conditioner: bool = option(False, "Train the text conditioner (Anima).")
     attention: bool = option(True, "Train the attention projections.")
     feed_forward: bool = option(True, "Train the feed-forward layers.")
     projections: bool = option(True, "Train proj_in and proj_out of transformer blocks.", needs="network.train_unet")
@@ -285,6 +301,9 @@ class NetworkConfig(algorithms.OwnOptions, SizeConfig):
         True,
         "With convolutions: also train the resnets' time-embedding projections.",
         needs=("network.train_unet", "network.conv_dim or network.train_conv"),
+    )
+    modulation: bool = option(
+        False, "Train the modulation (AdaLN) layers of a transformer's blocks (Anima).", needs="network.train_unet"
     )
     rules: list[RuleConfig] = option([], "Other settings for modules that match a pattern.")
     start_from: str = option("", "Adapter file to go on from; its modules must fit the settings.", path="needed")
@@ -328,6 +347,12 @@ class OptimizerConfig:
         "Learning rate of the second text encoder; same: as lr; 0: it is not trained.",
         minimum=0,
         needs=("network.train_te", "network.train_te2"),
+    )
+    conditioner_lr: float | Literal["same"] = option(
+        "same",
+        "Learning rate of the text conditioner; same: as lr; 0: it is not trained.",
+        minimum=0,
+        needs="network.train_conditioner",
     )
     weight_decay: float = option(0.01, "Decoupled weight decay.", minimum=0, optimizers=OWN_OPTIMIZERS)
     betas: list[float] = option(
@@ -433,20 +458,24 @@ class LossConfig:
     input_perturbation: float = option(0.0, "Extra noise on the UNet's input.", minimum=0, maximum=1)
     timestep_min: int = option(0, "First timestep trained.", minimum=0, maximum=999)
     timestep_max: int = option(999, "Last timestep trained.", minimum=0, maximum=999)
-    timestep_distribution: str = option("uniform", "How timesteps are drawn.", choices=("uniform", "logit-normal"))
+    timestep_distribution: str = option(
+        "auto",
+        "How timesteps are drawn; auto: as the base usually is trained (Stable Diffusion uniform, Anima logit-normal).",
+        choices=("auto", "uniform", "logit-normal"),
+    )
     timestep_mean: float = option(
         0.0,
         "Mean of the logit-normal distribution; above 0: more noise.",
         minimum=-10,
         maximum=10,
-        needs="loss.timestep_distribution=logit-normal",
+        needs="loss.timestep_distribution=auto|logit-normal",
     )
     timestep_std: float = option(
         1.0,
         "Standard deviation of the logit-normal distribution.",
         minimum=0.01,
         maximum=10,
-        needs="loss.timestep_distribution=logit-normal",
+        needs="loss.timestep_distribution=auto|logit-normal",
     )
     timestep_shift: float = option(
         1.0,
@@ -533,10 +562,17 @@ class PreviewConfig:
         1, "Seed of the first sample image; each further prompt adds 1.", minimum=0, needs="preview.prompts"
     )
     steps: int = option(20, "Sampling steps.", minimum=1, maximum=200, needs="preview.prompts")
-    guidance: float = option(6.0, "Classifier-free guidance scale.", minimum=1, maximum=30, needs="preview.prompts")
-    shift: float = option(
-        1.0,
-        "On rectified flow: moves the noise levels that are sampled at towards noise, as web UIs' shift does.",
+    guidance: float | Literal["auto"] = option(
+        "auto",
+        "Classifier-free guidance scale; auto: the base's usual (Stable Diffusion 6, Anima 4).",
+        minimum=1,
+        maximum=30,
+        needs="preview.prompts",
+    )
+    shift: float | Literal["auto"] = option(
+        "auto",
+        "On rectified flow: moves the noise levels that are sampled at towards noise, as web UIs' shift does; auto: "
+        "the base's usual (Stable Diffusion 1, Anima 3).",
         minimum=0.01,
         maximum=100,
         needs="preview.prompts",
@@ -627,15 +663,16 @@ def trained_network(config: TrainConfig) -> NetworkConfig:
     return replace(
         network,
         train_unet=network.train_unet and moves[families.UNET],
-        train_te=network.train_te and any(text.values()),
+        train_te=network.train_te and any(text[f"train_{part}"] for part in families.ENCODERS),
         **text,
     )
 
 
 def trained_parts(network: NetworkConfig) -> dict[str, bool]:
     """Whether each part (of `families.PARTS`) is to be trained."""
-    text = {part: network.train_te and getattr(network, f"train_{part}") for part in families.TEXT_PARTS}
-    return {families.UNET: network.train_unet, **text}
+    text = {part: getattr(network, f"train_{part}") for part in families.TEXT_PARTS}
+    encoders = {part: network.train_te and text[part] for part in families.ENCODERS}
+    return {families.UNET: network.train_unet, **text, **encoders}
 
 
 def stated_rate(optimizer: OptimizerConfig, part: str) -> float | Literal["auto"]:

@@ -15,8 +15,9 @@ from adapter_lab.errors import ConfigError
 
 # The format of configurations and studies as TOML, said in their first line with the release that wrote them. The first
 # format, of release 0.1, does not say itself: there 0 was written where a word is now. The third has no other content
-# than the second, whose states say what they were made with by a hash alone. A file by hand has no such line.
-FORMAT = 3
+# than the second, whose states say what they were made with by a hash alone. Since the fourth some
+# defaults are "auto". A file by hand has no such line.
+FORMAT = 4
 FIRST_LINE = re.compile(r"# (?P<header>.+?)(?:, format (?P<format>\d+))?(?:, release (?P<release>\S+))?\s*")
 # Words that the first format wrote as 0.
 ZEROS: dict[str, tuple[str, float]] = {
@@ -38,6 +39,8 @@ FORMER: dict[str, tuple[float, tuple[str, ...]]] = {
     "optimizer.d0": (1e-6, ("prodigy", "prodigy-plus-schedule-free")),
     "optimizer.d_coef": (0.5, ("prodigy", "prodigy-plus-schedule-free")),
 }
+# Defaults that are "auto" since the fourth format, and come to what they were on every base that there was before.
+AUTO: dict[str, Any] = {"loss.timestep_distribution": "uniform", "preview.guidance": 6.0, "preview.shift": 1.0}
 # Settings by the format that first had them; those of the first are not listed.
 ADDED: dict[str, int] = {
     **dict.fromkeys(("optimizer.args", "optimizer.warmup_ratio", "optimizer.power"), 2),
@@ -47,6 +50,8 @@ ADDED: dict[str, int] = {
     **dict.fromkeys(("network.min_rank", "network.rank_power", "network.init"), 3),
     "network.lora_plus_ratio": 3,
     **dict.fromkeys(("loss.timestep_mean", "loss.timestep_std", "loss.timestep_shift", "preview.shift"), 3),
+    **dict.fromkeys(("base.text_encoder", "base.empty_caption", "network.train_conditioner"), 4),
+    **dict.fromkeys(("network.modulation", "optimizer.conditioner_lr"), 4),
 }
 
 
@@ -107,14 +112,25 @@ def changed_settings(section: str, stored: Any, present: Mapping[str, Any]) -> l
     for name in dict.fromkeys([*values, *stored]):
         if name not in values:
             found.append(f"{section}.{name}, which this release does not know")
-        elif values[name] != (stored[name] if name in stored else _plain(present[name][1])):
+            continue
+        before = stored[name] if name in stored else _plain(present[name][1])
+        if not _equal(f"{section}.{name}", values[name], before):
             found.append(f"{section}.{name}")
     return found
 
 
+def _equal(path: str, value: Any, other: Any) -> bool:
+    """Whether two values of a setting are the same, of which one may be what its default "auto" was before."""
+    return bool(value == other or (path in AUTO and [value, other] in (["auto", AUTO[path]], [AUTO[path], "auto"])))
+
+
 def as_written(section: str, values: Mapping[str, Any], number: int) -> dict[str, Any]:
     """The settings of a section as releases of a format had them."""
-    found = {name: value for name, value in values.items() if ADDED.get(f"{section}.{name}", 1) <= number}
+    found = {
+        name: AUTO.get(f"{section}.{name}", value) if value == "auto" else value
+        for name, value in values.items()
+        if ADDED.get(f"{section}.{name}", 1) <= number
+    }
     for items, zeros in ZEROS_OF_ITEMS.items():
         entries = [
             {name: value for name, value in entry.items() if ADDED.get(f"{items}.{name}", 1) <= number}

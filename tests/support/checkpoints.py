@@ -176,9 +176,9 @@ def _random(name: str, shape: tuple[int, ...], pool: Tensor, generator: torch.Ge
     else:
         copies = -(-(start + count) // len(pool))
         values = pool.repeat(copies)[start : start + count]
-    if name.endswith("weight") and len(shape) == 1:
+    if (name.endswith("weight") and len(shape) == 1) or name.endswith("gamma"):
         return 1 + 0.1 * values
-    if "embedding" in name:
+    if "embed" in name:
         return 0.3 * values
     if len(shape) < 2:
         return 0.05 * values

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from adapter_lab.adapters.file import AdapterFile, ModuleError
 from adapter_lab.adapters.keys import canonical
-from adapter_lab.families import FAMILIES
+from adapter_lab.families import FAMILIES, UNETS
 
 FAMILY_NAMES = {
     **{row.key: row.title for row in FAMILIES.values()},
@@ -22,7 +22,6 @@ FAMILY_NAMES = {
     "flux": "Flux.1",
     "flux2": "Flux.2",
     "chroma": "Chroma",
-    "anima": "Anima",
     "cosmos": "Cosmos Predict2",
     "lumina2": "Lumina 2",
     "z-image": "Z-Image",
@@ -38,7 +37,7 @@ FAMILY_NAMES = {
     "svd": "Stable Video Diffusion",
     "animatediff": "AnimateDiff",
 }
-STABLE_DIFFUSION = tuple(FAMILIES)
+STABLE_DIFFUSION = tuple(UNETS)
 UNKNOWN = "an unknown base model"
 
 SD = frozenset({*STABLE_DIFFUSION, "sdxl-refiner"})
@@ -122,7 +121,7 @@ SHAPES: tuple[tuple[str, Mapping[Shape, frozenset[str]]], ...] = (
         {
             **{
                 (out, row.unet["cross_attention_dim"]): frozenset({key})
-                for key, row in FAMILIES.items()
+                for key, row in UNETS.items()
                 for out in row.unet["block_out_channels"]
             },
             **{(out, 1280): frozenset({"sdxl-refiner"}) for out in (768, 1536)},

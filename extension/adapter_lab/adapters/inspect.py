@@ -16,7 +16,7 @@ from adapter_lab.adapters.options import json_object
 from adapter_lab.adapters.provenance import SOURCES
 from adapter_lab.adapters.tensors import DTYPE_NAMES
 
-PARTS = {"lora_unet_": "unet", "lora_te1_": "te1", "lora_te2_": "te2"}
+PARTS = {"lora_unet_llm_adapter_": "conditioner", "lora_unet_": "unet", "lora_te1_": "te1", "lora_te2_": "te2"}
 
 
 def describe(path: str | os.PathLike[str], modules: bool = False) -> dict[str, Any]:

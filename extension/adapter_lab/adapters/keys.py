@@ -11,15 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from adapter_lab.adapters import anima
 from adapter_lab.adapters.layouts import (
-    UNET,
+    UNET as UNET_START,
+)
+from adapter_lab.adapters.layouts import (
     Shapes,
     Source,
     family_of,
     text_encoder_parameters,
     unet_module_paths,
 )
-from adapter_lab.families import FAMILIES
+from adapter_lab.families import TRANSFORMERS, UNET, UNETS, DiffusionTransformer
 
 __all__ = [
     "Source",
@@ -38,9 +41,9 @@ class Target:
     """One weight of a base model that an adapter module can change."""
 
     name: str
-    part: str  # "unet", "te1" (the only one of SD1.5 and SD2), "te2"
+    part: str  # of `families.PARTS`: "unet", "te1" (the only text encoder of SD1.5 and SD2), "te2", "conditioner"
     kind: str  # "linear", "conv", "norm"
-    role: str  # "attention", "feed_forward", "projection", "conv", "time_embedding", "norm", "other"
+    role: str  # "attention", "feed_forward", "projection", "conv", "time_embedding", "modulation", "norm", "other"
     key: str  # tensor in a single-file checkpoint
     bias_key: str | None
     rows: tuple[int, int] | None  # rows of a fused tensor, of the bias too
@@ -66,15 +69,17 @@ def targets(shapes: Shapes, family: str | None = None) -> TargetTable:
     embeddings are not targets, nor is SD2's last text layer, which that family never runs.
     """
     family = family or family_of(shapes)
-    row, table = FAMILIES[family], TargetTable()
+    if family in TRANSFORMERS:
+        return _anima_targets(shapes, TRANSFORMERS[family])
+    row, table = UNETS[family], TargetTable()
     for ldm, module in unet_module_paths(shapes).items():
-        weight, bias = f"{UNET}{ldm}.weight", f"{UNET}{ldm}.bias"
+        weight, bias = f"{UNET_START}{ldm}.weight", f"{UNET_START}{ldm}.bias"
         if weight in shapes:
             source = Source(weight), Source(bias) if bias in shapes else None
             name = "lora_unet_" + ldm.replace(".", "_")
             # docs/names.md: what most programs read.
             kohya = name if row.adapter_names == "ldm" else "lora_unet_" + module.replace(".", "_")
-            table[name] = _target(name, "unet", module, _unet_role(ldm), *source, shapes, kohya)
+            table[name] = _target(name, UNET, module, _unet_role(ldm), *source, shapes, kohya)
     for part, parameters in text_encoder_parameters(shapes).items():
         prefix = row.text_part(part).adapter
         unused = _last_layer(parameters) if row.text_part(part).unused_layers else None
@@ -86,6 +91,29 @@ def targets(shapes: Shapes, family: str | None = None) -> TargetTable:
             table[name] = _target(
                 name, part, module, _text_role(module), source_, parameters.get(f"{module}.bias"), shapes
             )
+    return table
+
+
+def _anima_targets(shapes: Shapes, row: DiffusionTransformer) -> TargetTable:
+    """Linear layers of a transformer, its conditioner and text encoder; normalisation layers stay as they are."""
+    table = PlainTable()
+    start = anima.prefix_of(shapes) or ""
+    for key, shape in shapes.items():
+        if not key.endswith(".weight") or len(shape) != 2 or key.endswith(("embed.weight", "embed_tokens.weight")):
+            continue
+        module = key.removeprefix(start).removesuffix(".weight")
+        part = next((part for part in row.text if module.startswith(part.checkpoint)), None)
+        if part is not None:
+            inside = module.removeprefix(part.checkpoint)
+            name, role = part.adapter + inside.replace(".", "_"), anima.role_of(inside)
+        else:
+            inside, role = anima.diffusers_module(module), anima.role_of(module)
+            if not inside:
+                continue
+            name = "lora_unet_" + module.replace(".", "_")
+        bias = f"{start}{module}.bias"
+        where = Source(key), Source(bias) if bias in shapes else None
+        table[name] = _target(name, part.key if part else UNET, inside, role, *where, shapes)
     return table
 
 
@@ -192,7 +220,7 @@ def _aliases(table: Mapping[str, Target]) -> dict[str, Target]:
         path = target.module.replace(".", "_")
         part = f"lora_{target.part}_"
         names = [target.name.replace("lora_te_", "lora_te1_"), part + path]
-        if target.part == "unet":
+        if target.part == UNET:
             names.append(path)
         else:
             names.append(part + path.removeprefix("text_model_"))
@@ -201,6 +229,29 @@ def _aliases(table: Mapping[str, Target]) -> dict[str, Target]:
         for name in names:
             aliases.setdefault(name, target)
     return aliases
+
+
+# How a web UI's names of a transformer's modules begin, and how those of other programs may begin in place of it.
+OWN_PREFIX = r"^lora_unet_|^lora_te1_(?=llm_adapter_)"
+OTHER_PREFIXES = ("", "lora_unet_", "net_", "transformer_", "lora_transformer_")
+
+
+class PlainTable(TargetTable):
+    """Targets of a transformer, or of a base of an unknown family under the names its host has for them."""
+
+    @cached_property
+    def aliases(self) -> dict[str, Target]:
+        aliases: dict[str, Target] = {}
+        for name, target in self.items():
+            aliases.setdefault(canonical(name), target)
+        for name, target in list(aliases.items()):
+            own = re.sub(OWN_PREFIX, "", name)
+            for spelled in (own, *anima.other_names(own)) if own != name else ():
+                for prefix in OTHER_PREFIXES:
+                    aliases.setdefault(prefix + spelled, target)
+            for start in anima.OTHER_TEXT_STARTS if name.startswith(anima.TEXT_START) else ():
+                aliases.setdefault(start + name.removeprefix(anima.TEXT_START), target)
+        return aliases
 
 
 def resolve(name_in_file: str, table: Mapping[str, Target]) -> Target | None:

@@ -9,14 +9,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from adapter_lab.adapters import anima
 from adapter_lab.errors import FileFormatError
-from adapter_lab.families import FAMILIES, of_unet
+from adapter_lab.families import UNETS, of_unet
 
 Shapes = Mapping[str, "tuple[int, ...]"]
 
 UNET = "model.diffusion_model."
 # Text encoders by how their tensors' names begin in a file. SD1.5 and SD2 have one, SDXL has two.
-TEXT_ENCODERS = {part.checkpoint: part for row in FAMILIES.values() for part in row.text}
+TEXT_ENCODERS = {part.checkpoint: part for row in UNETS.values() for part in row.text}
 
 RESNET = {
     "in_layers.0": "norm1",
@@ -67,20 +68,23 @@ class Source:
 
 
 # What a UNet is given tells more than the text encoders that somebody put beside it.
-SIZED_FIRST = sorted(FAMILIES.values(), key=lambda row: not row.sized)
+SIZED_FIRST = sorted(UNETS.values(), key=lambda row: not row.sized)
 
 
 def family_of(shapes: Shapes) -> str:
-    """The base-model family of a single-file checkpoint: "sd15", "sd2" or "sdxl".
+    """The base-model family of a checkpoint, by a key of `FAMILIES`.
 
     `shapes` maps tensor names to shapes. Raises FileFormatError for anything else, saying what it looks like.
     """
     if f"{UNET}input_blocks.0.0.weight" not in shapes:
+        if (start := anima.prefix_of(shapes)) is not None:
+            return _of_cosmos(shapes, start)
         for marker, what in OTHER_MODELS.items():
             if any(marker in key for key in shapes):
-                raise FileFormatError(f"This is {what}; Adapter Lab supports SD1.5, SD2.x and SDXL checkpoints.")
+                raise FileFormatError(f"This is {what}; Adapter Lab supports SD1.5, SD2.x, SDXL and Anima.")
         raise FileFormatError(
-            f"This is not an SD1.5, SD2.x or SDXL checkpoint: it has no tensor {UNET}input_blocks.0.0.weight."
+            f"This is no checkpoint of SD1.5, SD2.x, SDXL or Anima: it has neither {UNET}input_blocks.0.0.weight nor "
+            f"{anima.MARK}."
         )
     if f"{UNET}label_emb.0.0.weight" in shapes:
         if any(key.startswith("conditioner.embedders.0.model.") for key in shapes):
@@ -90,6 +94,16 @@ def family_of(shapes: Shapes) -> str:
         return marked.key
     projections = [shape for key, shape in shapes.items() if key.startswith(UNET) and key.endswith("proj_in.weight")]
     return of_unet(False, bool(projections) and len(projections[0]) == 2).key
+
+
+def _of_cosmos(shapes: Shapes, start: str) -> str:
+    """Anima among the models of its class, which it is the only one of with a conditioner."""
+    if f"{start}llm_adapter.embed.weight" in shapes:
+        return "anima"
+    raise FileFormatError(
+        "This is Cosmos Predict2's transformer, or Anima's without its text conditioner (llm_adapter); Adapter Lab "
+        "needs Anima's whole file."
+    )
 
 
 def _modules(keys: Iterable[str], prefix: str) -> dict[str, None]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
-from adapter_lab.adapters import anima
 from adapter_lab.adapters.family import FAMILY_NAMES, adapter_families, in_words
 from adapter_lab.adapters.file import AdapterFile, ModuleError
-from adapter_lab.adapters.keys import Target, TargetTable, canonical, resolve
+from adapter_lab.adapters.keys import PlainTable, Target, resolve
 from adapter_lab.errors import FileFormatError
 
 KINDS = {1: "norm", 2: "linear", 4: "conv"}  # of a weight, by its number of axes
@@ -39,27 +36,6 @@ class Matched:
     def applied(self) -> list[str]:
         """The modules that fit, by their names in the file."""
         return list(dict.fromkeys(match.name for match in self.matches))
-
-
-# How a web UI's names of a transformer's modules begin, and how those of other programs may begin in place of it.
-OWN_PREFIX = r"^lora_unet_|^lora_te1_(?=llm_adapter_)"
-OTHER_PREFIXES = ("", "lora_unet_", "net_", "transformer_", "lora_transformer_")
-
-
-class PlainTable(TargetTable):
-    """Targets of a base model of any other family, under the names its host has for them."""
-
-    @cached_property
-    def aliases(self) -> dict[str, Target]:
-        aliases: dict[str, Target] = {}
-        for name, target in self.items():
-            aliases.setdefault(canonical(name), target)
-        for name, target in list(aliases.items()):
-            own = re.sub(OWN_PREFIX, "", name)
-            for spelled in (own, *anima.other_names(own)) if own != name else ():
-                for prefix in OTHER_PREFIXES:
-                    aliases.setdefault(prefix + spelled, target)
-        return aliases
 
 
 def plain_targets(

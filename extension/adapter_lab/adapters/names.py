@@ -10,20 +10,28 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from adapter_lab.adapters import anima
 from adapter_lab.adapters.keys import Target, TargetTable
 from adapter_lab.adapters.layers import Layer
 from adapter_lab.adapters.options import PEFT_ENTRY
 from adapter_lab.errors import AdapterLabError
-from adapter_lab.families import FAMILIES, FOLDERS
+from adapter_lab.families import FAMILIES, FOLDERS, TRANSFORMERS, UNET, UNETS
 
-COMPONENTS = {"unet": "unet", **FOLDERS}
+COMPONENTS = {UNET: "unet", **FOLDERS}
 PEFT_MODEL = "base_model.model."
 
 
 def _comfy(target: Target, family: str) -> str:
-    if target.part == "unet":
+    if target.part != UNET:
+        return FAMILIES[family].text_part(target.part).comfy + target.module
+    if family in UNETS:
         return target.key.removeprefix("model.").removesuffix(".weight")
-    return f"text_encoders.{FAMILIES[family].text_part(target.part).comfy}.transformer.{target.module}"
+    return "diffusion_model." + anima.own_module(target.key)
+
+
+def _diffusers(target: Target, family: str) -> str:
+    folder = "transformer" if target.part == UNET and family in TRANSFORMERS else COMPONENTS[target.part]
+    return f"{folder}.{target.module}"
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Naming:
         Raises AdapterLabError for a model that is no Stable Diffusion, whose names there is no table for.
         """
         if family is None or not table:
-            raise AdapterLabError("Other names are known for SD1.5, SD2 and SDXL only; leave --names out.")
+            raise AdapterLabError("Other names are known for SD1.5, SD2, SDXL and Anima only; leave --names out.")
         found: dict[str, Layer] = {}
         for name, layer in layers.items():
             target = table.get(layer.name)
@@ -59,8 +67,8 @@ NAMINGS: dict[str, Naming] = {
     "ldm": Naming(lambda target, family: target.name),
     "kohya": Naming(lambda target, family: target.kohya),
     "comfy": Naming(_comfy),
-    "diffusers": Naming(lambda target, family: f"{COMPONENTS[target.part]}.{target.module}", lora_only=True),
-    "peft": Naming(lambda target, family: PEFT_MODEL + target.module, lora_only=True, parts=("unet",)),
+    "diffusers": Naming(_diffusers, lora_only=True),
+    "peft": Naming(lambda target, family: PEFT_MODEL + target.module, lora_only=True, parts=(UNET,)),
 }
 
 
@@ -70,7 +78,7 @@ def peft_metadata(ranks: Mapping[str, int]) -> dict[str, str]:
     alpha is the rank in every module, which readers do not take for granted where ranks differ.
     """
     config: dict[str, object] = {}
-    for start in (*(f"{component}." for component in COMPONENTS.values()), PEFT_MODEL):
+    for start in (*(f"{component}." for component in (*COMPONENTS.values(), "transformer")), PEFT_MODEL):
         own = {name.removeprefix(start): rank for name, rank in ranks.items() if name.startswith(start)}
         if own:
             config |= {

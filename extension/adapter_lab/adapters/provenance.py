@@ -31,9 +31,9 @@ OF_TENSORS = (
 # What hosts sort files by, where there is no source that says it.
 FAMILY_ENTRIES = {
     key: {
-        "ss_base_model_version": row.versions["epsilon"],
+        "ss_base_model_version": next(iter(row.versions.values())),
         "ss_v2": str(row.second),
-        "modelspec.architecture": f"{row.architectures['epsilon']}/lora",
+        "modelspec.architecture": f"{next(iter(row.architectures.values()))}/lora",
     }
     for key, row in FAMILIES.items()
 }

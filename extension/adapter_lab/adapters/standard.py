@@ -1,13 +1,14 @@
-"""Names and shapes of the layers of the released SD1.5, SD2 and SDXL: what a file can be sorted by without its base."""
+"""Names and shapes of the layers of every family's released model: what a file is sorted by without its base."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
 
+from adapter_lab.adapters import anima
 from adapter_lab.adapters.keys import TargetTable, targets
 from adapter_lab.adapters.layouts import UNET
-from adapter_lab.families import FAMILIES, Family
+from adapter_lab.families import TRANSFORMERS, UNETS, StableDiffusion
 
 TIME_WIDTH = 1280
 
@@ -17,13 +18,15 @@ Shapes = dict[str, "tuple[int, ...]"]
 
 @cache
 def standard_targets(family: str) -> TargetTable:
-    """Every target of a released "sd15", "sd2" or "sdxl" checkpoint."""
+    """Every target of a family's released model."""
     return targets(standard_shapes(family))
 
 
 def standard_shapes(family: str) -> Shapes:
-    """Tensor names and shapes of the UNet and text encoders of a family's single file, as far as adapters change it."""
-    row = FAMILIES[family]
+    """Tensor names and shapes of denoiser and text encoders of a family's released model that adapters may change."""
+    if family in TRANSFORMERS:
+        return anima.standard_shapes(TRANSFORMERS[family])
+    row = UNETS[family]
     shapes = {f"{UNET}{name}": shape for name, shape in _unet(row).items()}
     for part in row.text:
         make = _open_clip if part.open_clip else _clip
@@ -41,7 +44,7 @@ def _merged(parts: Iterable[Shapes]) -> Shapes:
     return {name: shape for part in parts for name, shape in part.items()}
 
 
-def _unet(row: Family) -> Shapes:
+def _unet(row: StableDiffusion) -> Shapes:
     widths: list[int] = row.unet["block_out_channels"]
     plain = row.unet["transformer_layers_per_block"]
     depths = [depth if "CrossAttn" in kind else 0 for depth, kind in zip(plain, row.unet["down_block_types"])]
@@ -74,7 +77,7 @@ def _unet(row: Family) -> Shapes:
     return shapes | _layer("out.0", first) | _layer("out.2", 4, first, 3, 3)
 
 
-def _block(name: str, row: Family, width: int, out: int, depth: int) -> Shapes:
+def _block(name: str, row: StableDiffusion, width: int, out: int, depth: int) -> Shapes:
     return _resnet(f"{name}.0", width, out) | _transformer(f"{name}.1", row, out, depth)
 
 
@@ -85,7 +88,7 @@ def _resnet(name: str, width: int, out: int) -> Shapes:
     return shapes | (_layer(f"{name}.skip_connection", out, width, 1, 1) if width != out else {})
 
 
-def _transformer(name: str, row: Family, width: int, depth: int) -> Shapes:
+def _transformer(name: str, row: StableDiffusion, width: int, depth: int) -> Shapes:
     if not depth:
         return {}
     ends = (width, width) if row.unet["use_linear_projection"] else (width, width, 1, 1)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from adapter_lab.families.row import CLIP_L, END, SD_BLOCKS, SD_UNET, VAE, Family, LatentFormat, TextPart, tier
+from adapter_lab.families.row import CLIP_L, END, SD_BLOCKS, SD_UNET, VAE, ClipPart, LatentFormat, StableDiffusion, tier
 
-SD15 = Family(
+SD15 = StableDiffusion(
     key="sd15",
     title="SD1.5",
     resolution=512,
     resolution_of={},
     preset_resolution=512,
     text=(
-        TextPart(
+        ClipPart(
             key="te1",
             title="text encoder",
             folder="text_encoder",
             adapter="lora_te_",
             checkpoint="cond_stage_model.",
-            comfy="clip_l",
+            comfy="text_encoders.clip_l.transformer.",
             open_clip=False,
             pooled=False,
             unused_layers=0,

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from adapter_lab.families.row import OPEN_CLIP_H, SD_BLOCKS, SD_UNET, VAE, Family, LatentFormat, Probe, TextPart, tier
+from adapter_lab.families.row import (
+    OPEN_CLIP_H,
+    SD_BLOCKS,
+    SD_UNET,
+    VAE,
+    ClipPart,
+    LatentFormat,
+    Probe,
+    StableDiffusion,
+    tier,
+)
 
-SD2 = Family(
+SD2 = StableDiffusion(
     key="sd2",
     title="SD2",
     resolution=512,
     resolution_of={"v_prediction": 768},
     preset_resolution=768,
     text=(
-        TextPart(
+        ClipPart(
             key="te1",
             title="text encoder",
             folder="text_encoder",
             adapter="lora_te_",
             checkpoint="cond_stage_model.",
-            comfy="clip_h",
+            comfy="text_encoders.clip_h.transformer.",
             open_clip=True,
             pooled=False,
             unused_layers=1,

@@ -8,40 +8,40 @@ from adapter_lab.families.row import (
     OPEN_CLIP_G,
     SD_BLOCKS,
     VAE,
-    Family,
+    ClipPart,
     LatentFormat,
-    TextPart,
+    StableDiffusion,
     block_types,
     tier,
 )
 
-SDXL = Family(
+SDXL = StableDiffusion(
     key="sdxl",
     title="SDXL",
     resolution=1024,
     resolution_of={},
     preset_resolution=1024,
     text=(
-        TextPart(
+        ClipPart(
             key="te1",
             title="text encoder",
             folder="text_encoder",
             adapter="lora_te1_",
             checkpoint="conditioner.embedders.0.",
-            comfy="clip_l",
+            comfy="text_encoders.clip_l.transformer.",
             open_clip=False,
             pooled=False,
             unused_layers=0,
             pad_token=END,
             config=CLIP_L,
         ),
-        TextPart(
+        ClipPart(
             key="te2",
             title="second text encoder",
             folder="text_encoder_2",
             adapter="lora_te2_",
             checkpoint="conditioner.embedders.1.",
-            comfy="clip_g",
+            comfy="text_encoders.clip_g.transformer.",
             open_clip=True,
             pooled=True,
             unused_layers=0,

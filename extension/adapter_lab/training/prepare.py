@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from adapter_lab.adapters.keys import targets
 from adapter_lab.adapters.strength import file_and_strength
@@ -21,6 +21,7 @@ from adapter_lab.config import PreviewConfig, TrainConfig, trained_network, trai
 from adapter_lab.errors import ConfigError
 from adapter_lab.training.bases.base import Base, open_base
 from adapter_lab.training.bases.text import TextOutput, TextStack
+from adapter_lab.training.bases.vae import encode
 from adapter_lab.training.dataset import Batch, Dataset, FillReport, LatentCache, scan
 from adapter_lab.training.dataset.index import file_digest
 from adapter_lab.training.denoiser.conditioning import CachedCaptions, Conditioning, EncodedNow, cut_off
@@ -28,7 +29,6 @@ from adapter_lab.training.denoiser.latents import LatentBatch, cached_batches, e
 from adapter_lab.training.denoiser.step import Denoiser
 from adapter_lab.training.device.devices import FORMATS, choose_device, choose_format, make_accelerator
 from adapter_lab.training.device.slots import Slot
-from adapter_lab.training.device.transfer import to_device
 from adapter_lab.training.forwards.quantized import compress
 from adapter_lab.training.network.blocks import recompute
 from adapter_lab.training.network.network import add_frozen_adapters, build_network, plan_network
@@ -143,14 +143,21 @@ class Preparation:
 
     def scan(self, base: Base) -> Dataset:
         """Read the training folder and report on it."""
-        config = self.config
+        config, step = self.config, base.latents.step
+        if config.dataset.bucket_step % step:
+            raise ConfigError(
+                f"dataset.bucket_step is {config.dataset.bucket_step}, but sides of images for {base.row.title} are "
+                f"multiples of {step} px; set it to a multiple of {step}, such as 64."
+            )
         dataset = scan(config.dataset, config.dataset.resolution or base.resolution, self.progress("scan"))
         report = dataset.report(config.run.batch_size, config.optimizer.gradient_accumulation)
         self.records.event("dataset", report=report.to_dict(), text=report.text())
         for warning in dataset.warnings:
             self.records.warning(warning)
-        captions = [item.plain_caption for item in dataset.items]
-        if sentence := cut_off(list(dict.fromkeys(captions)), base.captions, config.dataset.token_chunks):
+        captions = list(dict.fromkeys(item.plain_caption for item in dataset.items))
+        if sentence := cut_off(captions, base.captions, config.dataset.token_chunks):
+            self.records.warning(sentence)
+        for sentence in base.captions.findings(captions):
             self.records.warning(sentence)
         return dataset
 
@@ -163,8 +170,8 @@ class Preparation:
                     "Latents are not cached, because every use of an image is cropped or coloured differently; the "
                     "VAE stays in memory and encodes in each step, which takes longer."
                 )
-            encode = functools.partial(_encode, vae.get(), self.machine.device)
-            return lambda batches: encoded_batches(batches, encode, base.latents.scale)
+            now = functools.partial(encode, vae.get(), self.machine.device)
+            return lambda batches: encoded_batches(batches, now, base.latents.scale)
         cache = LatentCache(dataset.cache_folder, base.vae_key, vae_name=f"The VAE of {base.vae_path or base.path}")
         samples = dataset.cache_samples()
         if cache.missing(samples):
@@ -172,7 +179,7 @@ class Preparation:
             report = vae.use(
                 lambda model: cache.fill(
                     samples,
-                    functools.partial(_encode, model, device),
+                    functools.partial(encode, model, device),
                     latent_scale=base.latents.scale,
                     progress=progress,
                 )
@@ -295,10 +302,3 @@ def recomputed(base: Base, config: TrainConfig, parts: Mapping[str, nn.Module]) 
     """Switch gradient checkpointing on in all that gradients pass through."""
     for part in ("unet", *trained_text_parts(config, base)):
         recompute(parts[part], base.row.blocks)
-
-
-@torch.no_grad()
-def _encode(vae: Any, device: torch.device, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (B, C, h, w) of the VAE's posterior for pixels (B, 3, H, W)."""
-    posterior = vae.encode(to_device(pixels, device, vae.dtype)).latent_dist
-    return posterior.mean.float(), posterior.std.float()

@@ -14,12 +14,12 @@ from adapter_lab.adapters.keys import TargetTable, family_of, resolve, targets
 from adapter_lab.adapters.layouts import UNET
 from adapter_lab.adapters.matching import Place, plain_targets
 from adapter_lab.errors import FileFormatError
-from adapter_lab.families import FAMILIES
+from adapter_lab.families import UNETS
 
 Shapes = Mapping[str, "tuple[int, ...]"]
 
 # Text encoders in web UIs with ComfyUI's layout, and their prefixes in a single-file checkpoint of each family.
-TEXT_ENCODERS = {row.key: {f"{part.comfy}.": part.checkpoint for part in row.text} for row in FAMILIES.values()}
+TEXT_ENCODERS = {row.key: {part.loaded: part.checkpoint for part in row.text} for row in UNETS.values()}
 ANIMA_LAYER = ".cross_attn.output_proj"  # every block of its transformer has one
 KEPT = 4  # tables kept: a base, a refiner, and those of hires fix
 
@@ -98,7 +98,8 @@ def _comfy_family(unet: Shapes, text: Shapes) -> str | None:
         return None
     if family == "sdxl" and text and not any(key.startswith("clip_l.") for key in text):
         return None  # the refiner, whose only text encoder is SDXL's second
-    return family
+    # A transformer's table is made of the web UI's own map, which knows what it calls each weight of its parts.
+    return family if family in UNETS else None
 
 
 def _places(names: Mapping[str, Any]) -> dict[str, Place]:

@@ -99,7 +99,7 @@ class Drawer:
         return found.matches
 
     def _whole_latents(self, height: int, width: int) -> tuple[int, int]:
-        step = self.base.latents.scale
+        step = self.base.latents.step
         return max(step, height // step * step), max(step, width // step * step)
 
 

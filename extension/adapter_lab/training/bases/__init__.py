@@ -1,4 +1,4 @@
-"""Base models: SD1.5, SD2.x and SDXL checkpoints read into diffusers and transformers modules, without a hub."""
+"""Base models: checkpoints of every family read into diffusers and transformers modules, without a hub."""
 
 from __future__ import annotations
 

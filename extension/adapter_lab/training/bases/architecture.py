@@ -10,7 +10,7 @@ from typing import Any
 
 from adapter_lab.adapters.layouts import UNET, Shapes, text_encoder_parameters, unet_module_paths
 from adapter_lab.errors import FileFormatError
-from adapter_lab.families import FAMILIES, TITLES
+from adapter_lab.families import TITLES, UNETS
 from adapter_lab.families.row import block_types
 from adapter_lab.training.bases.names import VAE, vae_module_paths
 
@@ -66,9 +66,9 @@ def unet_config(shapes: Shapes, family: str) -> dict[str, Any]:
     widths = [shape(f"down_blocks.{level}.resnets.0.conv1")[0] for level in range(levels)]
     projections = [shape(name) for name in paths if name.endswith("attentions.0.proj_in")]
     contexts = [shape(name)[1] for name in paths if name.endswith("attn2.to_k")]
-    heads = FAMILIES[family].heads
+    heads = UNETS[family].heads
     config: dict[str, Any] = {
-        "sample_size": FAMILIES[family].resolution // FAMILIES[family].latent.scale,
+        "sample_size": UNETS[family].resolution // UNETS[family].latent.scale,
         "in_channels": shape("conv_in")[1],
         "out_channels": shape("conv_out")[0],
         "block_out_channels": widths,
@@ -149,7 +149,7 @@ def vae_config(shapes: Shapes, family: str) -> dict[str, Any]:
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         "latent_channels": shape("decoder.conv_in")[1],
-        "scaling_factor": FAMILIES[family].latent.factor,
+        "scaling_factor": UNETS[family].latent.factor,
         "force_upcast": True,  # read for SDXL only, whose VAE overflows in fp16 unless this says it was mended
         "use_quant_conv": "quant_conv" in paths,
         "use_post_quant_conv": "post_quant_conv" in paths,
@@ -168,10 +168,10 @@ def text_config(parameters: Mapping[str, tuple[int, ...]], family: str, part: st
         "vocab_size": tokens,
         "hidden_size": width,
         "intermediate_size": parameters["text_model.encoder.layers.0.mlp.fc1.weight"][0],
-        "num_hidden_layers": layers - FAMILIES[family].text_part(part).unused_layers,
+        "num_hidden_layers": layers - UNETS[family].text_part(part).unused_layers,
         "num_attention_heads": max(1, width // HEAD_WIDTH),
         "max_position_embeddings": parameters["text_model.embeddings.position_embedding.weight"][0],
-        "hidden_act": FAMILIES[family].text_part(part).activation,
+        "hidden_act": UNETS[family].text_part(part).activation,
         "projection_dim": parameters.get("text_projection.weight", (width,))[0],
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from adapter_lab.config import BaseConfig
 from adapter_lab.errors import ConfigError, FileFormatError
-from adapter_lab.families import FAMILIES, Probe
+from adapter_lab.families import UNETS, Probe
 from adapter_lab.training.bases.single_file import Opened
 from adapter_lab.training.objective.objective import EPSILON, FLOW, V
 
@@ -96,7 +96,7 @@ def _prediction(opened: Opened) -> tuple[str, str]:
                 "v-prediction model, or set base.prediction if its scheduler_config.json is wrong."
             )
         return WORDS[stated], "from scheduler_config.json"
-    if probe := FAMILIES[opened.family].probe:
+    if probe := UNETS[opened.family].probe:
         return _probed(opened, probe)
     return EPSILON, "the usual of this family, since the file states nothing else"
 

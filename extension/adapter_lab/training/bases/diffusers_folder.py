@@ -11,7 +11,7 @@ import torch
 from adapter_lab import jsonio
 from adapter_lab.adapters.layouts import Source
 from adapter_lab.errors import FileFormatError
-from adapter_lab.families import FAMILIES, FOLDERS, of_unet
+from adapter_lab.families import FOLDERS, UNETS, of_unet
 from adapter_lab.training.bases.architecture import (
     complete,
     overridden,
@@ -71,7 +71,7 @@ def _parts(path: Path) -> dict[str, str]:
 def _family(path: Path, configs: Mapping[str, Mapping[str, Any]]) -> str:
     unet = configs["unet"]
     family = of_unet(unet.get("addition_embed_type") == "text_time", bool(unet.get("use_linear_projection"))).key
-    missing = [FOLDERS[part] for part in FAMILIES[family].text_parts if part not in configs]
+    missing = [FOLDERS[part] for part in UNETS[family].text_parts if part not in configs]
     if missing:
         refiner = " (an SDXL refiner has only text_encoder_2)" if missing == ["text_encoder"] else ""
         raise FileFormatError(f"{path} has no folder {', '.join(missing)}{refiner}; use a complete pipeline.")
@@ -127,7 +127,7 @@ def _ldm_shapes(
         tensors = ldm_state(family, states["unet"], states.get("vae"), encoders)
     except KeyError as error:
         raise FileFormatError(
-            f"{path} has weights that no {FAMILIES[family].title} model has ({error}), so Adapter Lab cannot train it; "
+            f"{path} has weights that no {UNETS[family].title} model has ({error}), so Adapter Lab cannot train it; "
             "choose an ordinary pipeline."
         ) from error
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -146,7 +146,7 @@ def _derived(
         return vae_config(shapes, family)
     config = text_config(parameter_shapes(places, weights.shapes), family, part)
     # A folder's encoder has no unused last layer to leave out.
-    config["num_hidden_layers"] += FAMILIES[family].text_part(part).unused_layers
+    config["num_hidden_layers"] += UNETS[family].text_part(part).unused_layers
     return config
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import cache, partial
 
-from adapter_lab.families import FAMILIES
+from adapter_lab.adapters.standard import standard_shapes
+from adapter_lab.families import TRANSFORMERS, UNETS
 from adapter_lab.training.bases.ldm import ldm_state
 from adapter_lab.training.bases.modules import Config, new_text_encoder, new_unet, new_vae, without_weights
 
@@ -17,7 +18,7 @@ def layout_of(family: str, unet: Config, vae: Config, text_encoders: dict[str, C
         without_weights(lambda: new_vae(vae)).state_dict(),
         {
             part.key: without_weights(partial(new_text_encoder, text_encoders[part.key], part.pooled)).state_dict()
-            for part in FAMILIES[family].text
+            for part in UNETS[family].text
             if part.key in text_encoders
         },
     )
@@ -26,7 +27,9 @@ def layout_of(family: str, unet: Config, vae: Config, text_encoders: dict[str, C
 
 @cache
 def _released(family: str) -> dict[str, tuple[int, ...]]:
-    row = FAMILIES[family]
+    if family in TRANSFORMERS:
+        return standard_shapes(family)
+    row = UNETS[family]
     shapes = layout_of(family, row.unet, row.vae, {part.key: dict(part.config) for part in row.text})
     if row.keeps_schedule:
         shapes["alphas_cumprod"] = (1000,)
@@ -37,5 +40,5 @@ def _released(family: str) -> dict[str, tuple[int, ...]]:
 
 
 def layout(family: str) -> dict[str, tuple[int, ...]]:
-    """Every tensor name of the released "sd15", "sd2" or "sdxl" single-file checkpoint, with its shape."""
+    """Every tensor name of a family's released file, with its shape; without a VAE that is a file of its own."""
     return dict(_released(family))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adapter_lab.adapters.layouts import UNET
-from adapter_lab.families import FAMILIES, TextPart
+from adapter_lab.families import UNETS, ClipPart
 from adapter_lab.training.bases.names import VAE, clip_ldm_name, open_clip_names, unet_ldm_paths, vae_ldm_paths
 
 # OpenCLIP keeps its contrastive temperature, ln(100), in the file; nothing in a diffusion model reads it.
@@ -35,7 +35,7 @@ def ldm_state(
             is_attention = ".mid.attn_1." in name and tensor.ndim == 2
             tensors[name] = tensor[:, :, None, None] if is_attention else tensor
     for part, state in (text_encoders or {}).items():
-        row = FAMILIES[family].text_part(part)
+        row = UNETS[family].text_part(part)
         prefix = row.checkpoint
         if row.open_clip:
             tensors |= {prefix + name: tensor for name, tensor in _open_clip(state, row).items()}
@@ -53,7 +53,7 @@ def _renamed(state: Mapping[str, Tensor], prefix: str, paths: Mapping[str, str])
     return renamed
 
 
-def _open_clip(state: Mapping[str, Tensor], row: TextPart) -> dict[str, Tensor]:
+def _open_clip(state: Mapping[str, Tensor], row: ClipPart) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, parameters in open_clip_names(state).items():
         parts = [state[parameter] for parameter in parameters if parameter]  # what a file lacks, its check names

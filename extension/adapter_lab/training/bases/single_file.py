@@ -10,7 +10,7 @@ from typing import Any
 from adapter_lab import jsonio
 from adapter_lab.adapters.layouts import UNET, Shapes, Source, family_of, text_encoder_parameters, unet_module_paths
 from adapter_lab.errors import FileFormatError
-from adapter_lab.families import FAMILIES, FOLDERS
+from adapter_lab.families import FOLDERS, UNETS
 from adapter_lab.training.bases.architecture import (
     complete,
     overridden,
@@ -71,7 +71,7 @@ def open_single_file(path: Path) -> Opened:
             config = text_config(parameter_shapes(sources, shapes), family, part)
         config = overridden(config, overrides.get(FOLDERS[part], {}))
         components[part] = Component(config, weights, sources)
-    missing = [part for part in FAMILIES[family].text_parts if part not in components]
+    missing = [part for part in UNETS[family].text_parts if part not in components]
     if missing:
         raise FileFormatError(f"{path} has no text encoder ({', '.join(missing)}); use a complete checkpoint.")
     return Opened(path, family, shapes, components, weights.metadata)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from adapter_lab.families import FAMILIES
+from adapter_lab.families import UNETS
 from adapter_lab.training.bases.tokenizer import ClipTokenizer
 from adapter_lab.training.device.transfer import to_device
 
@@ -49,6 +49,14 @@ class CaptionFormat(Protocol):
         """Tokens of a caption that so many units have room for."""
         ...
 
+    def kept(self, hidden: Tensor) -> Sequence[Tensor]:
+        """What of the encodings (B, n, D) of single captions has to be kept for `joined`."""
+        ...
+
+    def findings(self, captions: Sequence[str]) -> list[str]:
+        """Sentences on captions that are read otherwise than one expects, besides too long ones."""
+        ...
+
     def joined(self, texts: Sequence[tuple[TextOutput, int]], empty: Callable[[], TextOutput]) -> TextOutput:
         """One batch (B, ...) of encodings of single captions (1, ...) and their lengths, filled up to the longest.
 
@@ -83,6 +91,12 @@ class ClipCaptions:
     def tokens(self, length: int) -> int:
         return length * (self.tokenizer.length - 2)
 
+    def kept(self, hidden: Tensor) -> Sequence[Tensor]:
+        return list(hidden)
+
+    def findings(self, captions: Sequence[str]) -> list[str]:
+        return []
+
     def joined(self, texts: Sequence[tuple[TextOutput, int]], empty: Callable[[], TextOutput]) -> TextOutput:
         most = max(length for _, length in texts)
         hidden = [
@@ -100,7 +114,7 @@ class TextEncoders:
     """
 
     def __init__(self, family: str, parts: Mapping[str, nn.Module], tokenizer: ClipTokenizer, clip_skip: int) -> None:
-        self.family = FAMILIES[family]
+        self.family = UNETS[family]
         self.parts = dict(parts)
         self.captions: CaptionFormat = ClipCaptions(tokenizer)
         self.tokenizer = tokenizer

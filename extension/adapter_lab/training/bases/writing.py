@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig
 
 from adapter_lab.adapters.layouts import text_encoder_parameters
 from adapter_lab.adapters.writing import layout_of, raw_bytes, write_tensors
-from adapter_lab.families import FAMILIES, FOLDERS, of_unet
+from adapter_lab.families import FOLDERS, UNETS, of_unet
 from adapter_lab.training.bases.architecture import STATED, text_config, unet_config, vae_config
 from adapter_lab.training.bases.detect import STATED as STATED_AS
 from adapter_lab.training.bases.ldm import ldm_state
@@ -47,7 +47,7 @@ def save_single_file(
     if dtype is not None:
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     overrides = _overrides(family, {n: tuple(t.shape) for n, t in tensors.items()}, unet, vae, text_encoders)
-    if FAMILIES[family].keeps_schedule:
+    if UNETS[family].keeps_schedule:
         abar = scaled_linear_alphas_cumprod()
         tensors["alphas_cumprod"] = rescale_zero_terminal_snr(abar) if zero_terminal_snr else abar
     # ComfyUI, reForge and others read these two empty tensors; a file without them is epsilon on the usual schedule.

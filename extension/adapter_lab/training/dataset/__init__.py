@@ -1,6 +1,6 @@
 """Training folders: from images and captions on disk to batches, caches and a report."""
 
-from adapter_lab.training.dataset.cache import CachedLatents, CachedText, FillReport, LatentCache, TextCache
+from adapter_lab.training.dataset.cache import CachedLatents, CachedText, FillReport, KeptText, LatentCache, TextCache
 from adapter_lab.training.dataset.dataset import Dataset
 from adapter_lab.training.dataset.images import PictureError
 from adapter_lab.training.dataset.pixels import load_pixels, prefetch, stack_masks
@@ -24,5 +24,6 @@ __all__ = [
     "CachedLatents",
     "CachedText",
     "FillReport",
+    "KeptText",
     "PictureError",
 ]

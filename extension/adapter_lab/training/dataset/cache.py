@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -42,20 +41,18 @@ class CachedLatents:
 
 @dataclass(frozen=True)
 class CachedText:
-    """The text encoders' outputs for a caption: hidden states (77 * chunks, D), pooled output (P,) or None."""
+    """The text encoders' outputs for a caption: hidden states (n, D), pooled output (P,) or None."""
 
     hidden: Tensor
     pooled: Tensor | None
 
 
-class EncodedText(Protocol):
-    """What text encoders give for a batch: hidden (B, 77 * chunks, D), pooled (B, P) or None."""
+@dataclass(frozen=True)
+class KeptText:
+    """What is kept of the encodings of a batch: B hidden states (n, D), and pooled outputs (B, P) or None."""
 
-    @property
-    def hidden(self) -> Tensor: ...
-
-    @property
-    def pooled(self) -> Tensor | None: ...
+    hidden: Sequence[Tensor]
+    pooled: Tensor | None
 
 
 @dataclass
@@ -201,7 +198,7 @@ class TextCache:
     def fill(
         self,
         captions: Sequence[str],
-        encode: Callable[[list[str]], EncodedText],
+        encode: Callable[[list[str]], KeptText],
         batch_size: int = 8,
         progress: Progress | None = None,
     ) -> FillReport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -10,10 +11,11 @@ import torch
 
 from adapter_lab.errors import DatasetError
 from adapter_lab.training.bases.text import CaptionFormat, TextOutput, TextStack
-from adapter_lab.training.dataset import FillReport, TextCache
+from adapter_lab.training.dataset import FillReport, KeptText, TextCache
 from adapter_lab.training.device.transfer import to_device
 
 Progress = Callable[[int, int], None]
+Encode = Callable[[list[str], int], TextOutput]
 
 
 class Conditioning(Protocol):
@@ -64,18 +66,20 @@ class CachedCaptions:
         }
         self.device = torch.device("cpu")
 
-    def fill(
-        self, captions: Sequence[str], encode: Callable[[list[str], int], TextOutput], progress: Progress | None = None
-    ) -> FillReport:
+    def fill(self, captions: Sequence[str], encode: Encode, progress: Progress | None = None) -> FillReport:
         """Encode the captions that are not kept yet; `encode(captions, length)` runs the text encoders."""
         total = FillReport()
         for length, group in self._by_length(["", *captions]).items():
-            report = self._caches[length].fill(group, lambda some, n=length: encode(some, n), progress=progress)  # type: ignore[misc]
+            report = self._caches[length].fill(group, partial(self._kept, encode, length), progress=progress)
             total.made += report.made
             total.found += report.found
             total.seconds += report.seconds
             total.remarks += [remark for remark in report.remarks if remark not in total.remarks]
         return total
+
+    def _kept(self, encode: Encode, length: int, captions: list[str]) -> KeptText:
+        text = encode(captions, length)
+        return KeptText(self._captions.kept(text.hidden), text.pooled)
 
     def complete(self, captions: Sequence[str]) -> bool:
         """Whether every caption is kept already, so that the text encoders need not be loaded at all."""

@@ -21,13 +21,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapter_lab.adapters.keys import Target
 from adapter_lab.config import TrainConfig, trained_network
-from adapter_lab.families import FAMILIES
+from adapter_lab.families import FAMILIES, TRANSFORMERS, UNET, UNETS
+from adapter_lab.training.bases.anima.base import AnimaBase
 from adapter_lab.training.bases.base import Base
 from adapter_lab.training.bases.components import Component
 from adapter_lab.training.bases.layout import layout
-from adapter_lab.training.bases.modules import new_text_encoder, new_unet, new_vae, without_weights
-from adapter_lab.training.bases.single_file import Opened
-from adapter_lab.training.bases.text import TextEncoders, TextOutput
+from adapter_lab.training.bases.modules import without_weights
+from adapter_lab.training.bases.stable_diffusion import StableDiffusionBase
+from adapter_lab.training.bases.text import TextOutput, TextStack
+from adapter_lab.training.bases.vae import encode
 from adapter_lab.training.denoiser.conditioning import EncodedNow
 from adapter_lab.training.denoiser.step import Denoiser, NoisyBatch, attention_kernel
 from adapter_lab.training.estimate.live_memory import LiveMemory, Workspace
@@ -64,12 +66,21 @@ class Steps:
 def released_base(family: str) -> Base:
     """The released model of a family, of which only configurations and shapes exist: nothing can be loaded from it."""
     row = FAMILIES[family]
-    configs = {"unet": row.unet, "vae": row.vae, **{part.key: part.config for part in row.text}}
     nowhere: Any = None
+    configs = {**row.configs, **{part.key: part.config for part in row.text}}
     components = {part: Component(dict(config), nowhere, {}) for part, config in configs.items()}
-    components["unet"].config.setdefault("sample_size", row.resolution // row.latent.scale)
-    opened = Opened(Path(family), family, layout(family), components, {})
-    return Base(opened, components, "epsilon", False, row.clip_skip, [])
+    known: dict[str, Any] = {
+        "path": Path(family),
+        "family": family,
+        "shapes": layout(family),
+        "components": components,
+        "prediction": next(iter(row.versions)),
+        "findings": [],
+    }
+    if family in TRANSFORMERS:
+        return AnimaBase(**known)
+    components[UNET].config.setdefault("sample_size", row.resolution // row.latent.scale)
+    return StableDiffusionBase(**known, skip=UNETS[family].clip_skip)
 
 
 class DryRun:
@@ -97,7 +108,7 @@ class DryRun:
         """Every phase's peak, in the order of a run."""
         models = {part: self._without_weights(part) for part in self.base.components}
         parts = {part: models[part] for part in self.base.text_parts}
-        encoders = TextEncoders(self.base.family, parts, self.base.tokenizer, self.base.clip_skip)
+        encoders = self.base.text_stack(parts)
         keep_all = not self.config.precision.phased_loading
         pieces = {FAKE_DEVICE.type: CHUNK_BYTES.get("cuda", LARGE_CHUNK)} if self.on_cuda else {}
         with self.fake, patch.dict(CHUNK_BYTES, pieces):
@@ -126,14 +137,7 @@ class DryRun:
         return bool(trained_text_parts(self.config, self.base)) or varied or data.cache_text == "off"
 
     def _without_weights(self, part: str) -> nn.Module:
-        config = self.base.components[part].config
-        builders: dict[str, Callable[[], nn.Module]] = {
-            "unet": lambda: new_unet(config),
-            "vae": lambda: new_vae(config),
-        }
-        return without_weights(
-            builders.get(part, lambda: new_text_encoder(config, self.base.row.text_part(part).pooled))
-        )
+        return without_weights(lambda: self.base.new(part))
 
     def _captions(self, count: int) -> list[str]:
         """Captions as long as the settings allow."""
@@ -145,10 +149,10 @@ class DryRun:
         memory = LiveMemory(workspaces=self.workspaces)
         memory.adopt("VAE", _tensors(vae))
         with memory, torch.no_grad():
-            vae.encode(torch.empty(1, 3, self.side, self.side)).latent_dist.mean.float()
+            encode(vae, FAKE_DEVICE, torch.empty(1, 3, self.side, self.side))
         return _peak("encoding images", memory)
 
-    def _encode_captions(self, encoders: TextEncoders, kept: Mapping[str, nn.Module]) -> PhasePeak:
+    def _encode_captions(self, encoders: TextStack, kept: Mapping[str, nn.Module]) -> PhasePeak:
         memory = LiveMemory(workspaces=self.workspaces)
         for label, module in kept.items():
             memory.adopt(label, _tensors(module))
@@ -158,10 +162,10 @@ class DryRun:
             encoders.encode(self._captions(CAPTIONS_AT_ONCE), self.config.dataset.token_chunks)
         return _peak("encoding captions", memory)
 
-    def _train(self, unet: nn.Module, encoders: TextEncoders | None, kept: Mapping[str, nn.Module]) -> PhasePeak:
+    def _train(self, unet: nn.Module, encoders: TextStack | None, kept: Mapping[str, nn.Module]) -> PhasePeak:
         config, memory = self.config, LiveMemory(workspaces=self.workspaces)
         steps = self.prepare_steps(unet, encoders, kept, memory)
-        memory.adopt("UNet", _tensors(steps.unet))
+        memory.adopt(self.base.row.denoiser, _tensors(steps.unet))
         for label, module in kept.items():
             memory.adopt(label, _tensors(module))
         memory.adopt("adapter", steps.parameters)
@@ -176,7 +180,7 @@ class DryRun:
         return _peak("training", memory)
 
     def prepare_steps(
-        self, unet: Any, encoders: TextEncoders | None, kept: Mapping[str, nn.Module], memory: LiveMemory
+        self, unet: Any, encoders: TextStack | None, kept: Mapping[str, nn.Module], memory: LiveMemory
     ) -> Steps:
         """Modules, real or fake, made ready for training steps; `memory` is told which tensors become gradients."""
         config = self.config
@@ -203,14 +207,14 @@ class DryRun:
 
         return Steps(unet, parameters, resident, run)
 
-    def _step(self, unet: nn.Module, encoders: TextEncoders | None, kept: Mapping[str, Any]) -> None:
+    def _step(self, unet: nn.Module, encoders: TextStack | None, kept: Mapping[str, Any]) -> None:
         """Forward and backward pass of one batch."""
         config, batch = self.config, self.config.run.batch_size
         scale = self.base.latents.scale
         latent = (batch, self.base.latents.channels, self.side // scale, self.side // scale)
         if self.encodes_pictures_in_steps:
             with torch.no_grad():
-                kept["VAE"].encode(torch.empty(batch, 3, self.side, self.side)).latent_dist.mean.float()
+                encode(kept["VAE"], FAKE_DEVICE, torch.empty(batch, 3, self.side, self.side))
         noisy = NoisyBatch(torch.empty(latent), torch.empty(latent), torch.zeros(batch, dtype=torch.long))
         denoiser = Denoiser(
             unet=unet,
@@ -229,17 +233,12 @@ class DryRun:
             prediction = denoiser.predict(noisy, self._text(encoders, batch), items)
             sample_losses(prediction, noisy.target, None, config.loss).mean().backward()
 
-    def _text(self, encoders: TextEncoders | None, batch: int) -> TextOutput:
+    def _text(self, encoders: TextStack | None, batch: int) -> TextOutput:
         chunks = self.config.dataset.token_chunks
         if encoders is not None:
-            conditioning = EncodedNow(encoders, chunks, trained_network(self.config).train_te)
+            conditioning = EncodedNow(encoders, chunks, bool(trained_text_parts(self.config, self.base)))
             return conditioning(self._captions(batch))
-        width = self.base.components["unet"].config["cross_attention_dim"]
-        pooled = None
-        for part in self.base.row.text:
-            if part.pooled:
-                pooled = torch.empty(batch, self.base.components[part.key].config["projection_dim"])
-        return TextOutput(torch.empty(batch, 77 * chunks, width), pooled)
+        return self.base.blank_text(batch, chunks)
 
 
 def _fill(model: nn.Module, dtype: torch.dtype) -> None:

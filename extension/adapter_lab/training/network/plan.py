@@ -23,6 +23,7 @@ ROLES = {
     "projection": lambda c: c.projections,
     "conv": lambda c: c.conv_dim > 0 or c.train_conv,
     "time_embedding": lambda c: c.time_embedding and (c.conv_dim > 0 or c.train_conv),
+    "modulation": lambda c: c.modulation,
     "norm": lambda c: c.train_norm,
 }
 # Options of NetworkConfig that a layer takes as they are, where its algorithm has them.

@@ -39,10 +39,13 @@ def seed_everything(*parts: object) -> None:
         torch.mps.manual_seed(seed)
 
 
-def draw_share(config: LossConfig, *parts: object) -> float:
-    """How far into the noise a sample is, from 0 to 1, by the settings' distribution and shift (Esser et al. 2024)."""
+def draw_share(config: LossConfig, usual: str, *parts: object) -> float:
+    """How far into the noise a sample is, from 0 to 1, by the settings' distribution and shift (Esser et al. 2024).
+
+    `usual`: the distribution where the settings leave it open.
+    """
     generator = generator_of("timestep", *parts)
-    if config.timestep_distribution == "logit-normal":
+    if (usual if config.timestep_distribution == "auto" else config.timestep_distribution) == "logit-normal":
         drawn = torch.randn((), generator=generator, dtype=torch.float64)
         share = (config.timestep_mean + config.timestep_std * drawn).sigmoid().item()
     else:

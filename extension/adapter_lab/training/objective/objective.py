@@ -65,11 +65,12 @@ class Diffusion:
     """Diffusion on a schedule of noise: x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps.
 
     `alphas_cumprod`: (T,) fp32 on the CPU, falling from nearly 1; its last value may be 0 (zero terminal SNR).
-    `prediction`: "epsilon" or "v_prediction".
+    `prediction`: "epsilon" or "v_prediction". `usual`: how times are drawn where the settings leave it open.
     """
 
     alphas_cumprod: Tensor
     prediction: str
+    usual: str = "uniform"
 
     def __post_init__(self) -> None:
         if self.prediction not in (EPSILON, V):
@@ -88,7 +89,7 @@ class Diffusion:
     def draw(self, config: LossConfig, *parts: object) -> float:
         """A timestep between `timestep_min` and `timestep_max`, both included."""
         first, final = config.timestep_min, min(config.timestep_max, self.steps - 1)
-        return min(final, first + int(draw_share(config, *parts) * (final - first + 1)))
+        return min(final, first + int(draw_share(config, self.usual, *parts) * (final - first + 1)))
 
     def times(self, values: Sequence[float]) -> Tensor:
         """Timesteps as whole numbers."""
@@ -140,15 +141,19 @@ class Diffusion:
 
 @dataclass(frozen=True)
 class Flow:
-    """Rectified flow (Liu et al. 2022, Lipman et al. 2023): x_t = (1 - s) x0 + s eps with s = t / 1000."""
+    """Rectified flow (Liu et al. 2022, Lipman et al. 2023): x_t = (1 - s) x0 + s eps with s = t / 1000.
 
+    `usual`: how times are drawn where the settings leave it open.
+    """
+
+    usual: str = "uniform"
     prediction: ClassVar[str] = FLOW
     steps: ClassVar[int] = STEPS
 
     def draw(self, config: LossConfig, *parts: object) -> float:
         """A time between `timestep_min` and `timestep_max` + 1, never 0."""
         first, final = config.timestep_min, config.timestep_max + 1
-        return max(first + draw_share(config, *parts) * (final - first), 1e-3)
+        return max(first + draw_share(config, self.usual, *parts) * (final - first), 1e-3)
 
     def times(self, values: Sequence[float]) -> Tensor:
         """Times in fp32."""
@@ -194,9 +199,9 @@ def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
     return (((root - last) * (first / (first - last))) ** 2).to(alphas_cumprod.dtype)
 
 
-def objective_of(prediction: str, zero_terminal_snr: bool) -> Objective:
-    """What a base that predicts so is trained for."""
+def objective_of(prediction: str, zero_terminal_snr: bool, usual: str = "uniform") -> Objective:
+    """What a base that predicts so is trained for; `usual`: how its times are drawn by default."""
     if prediction == FLOW:
-        return Flow()
+        return Flow(usual)
     abar = scaled_linear_alphas_cumprod()
-    return Diffusion(rescale_zero_terminal_snr(abar) if zero_terminal_snr else abar, prediction)
+    return Diffusion(rescale_zero_terminal_snr(abar) if zero_terminal_snr else abar, prediction, usual)

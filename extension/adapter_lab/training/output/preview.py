@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from adapter_lab.config import PreviewConfig
 from adapter_lab.sample_prompts import read_prompt
 from adapter_lab.training.bases import Base, TextOutput, TextStack
-from adapter_lab.training.bases.base import latent_format
+from adapter_lab.training.bases import vae as vaes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +83,7 @@ def sample(
     device = next(unet.parameters()).device
     dtype = dtype or texts[0].positive.hidden.dtype
     side = resolution or base.resolution
-    step = base.latents.scale
+    step = base.latents.step
     latents = []
     with evaluating(unet):
         for i, text in enumerate(texts):
@@ -110,53 +111,51 @@ def sample_latents(
     shape = (1, base.latents.channels, size[0] // base.latents.scale, size[1] // base.latents.scale)
     latents = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     latents = latents.to(device)
-    guided = preview.guidance > 1
+    guidance, shift = chosen(preview.guidance, base.row.guidance), chosen(preview.shift, base.row.shift)
+    scheduler = base.objective().sampler(preview.steps, shift)
+    guided = guidance > 1
     both = [*(text.negative for text in texts if guided), *(text.positive for text in texts)]
     both = [entry.to(device, dtype) for entry in both]
     text = TextOutput(
-        torch.cat([entry.hidden for entry in both]),
+        torch.cat(alike([entry.hidden for entry in both])),
         torch.cat([entry.pooled for entry in both if entry.pooled is not None]) if both[0].pooled is not None else None,
     )
     count = len(both)
-    scheduler = base.objective().sampler(preview.steps, preview.shift)
     for time in scheduler.timesteps:
         noisy = torch.cat([latents] * (count // len(texts))).to(dtype)
         answer = base.denoise(unet, noisy, time.expand(count).to(device), text, [(size, (0, 0), size)] * count).float()
         if guided:
             negative, positive = answer.chunk(2)
-            answer = negative + preview.guidance * (positive - negative)
+            answer = negative + guidance * (positive - negative)
         latents = scheduler.step(answer, time, latents).prev_sample
     return latents
+
+
+def chosen(value: float | str, usual: float) -> float:
+    """A setting's number, or what is usual where it says "auto"."""
+    return usual if isinstance(value, str) else value
+
+
+def alike(contexts: Sequence[Tensor]) -> list[Tensor]:
+    """Contexts (1, n, D) filled up with rows of zeros to the longest; of most families all are equally long."""
+    rows = max(context.shape[1] for context in contexts)
+    return [F.pad(context, (0, 0, 0, rows - context.shape[1])) for context in contexts]
 
 
 @torch.no_grad()
 def decode(vae: Any, latents: Tensor, tile: int = 0) -> Image.Image:
     """The image of scaled latents (1, C, h, w), in tiles of `tile` pixels; 0: only where memory is short."""
     parameter = next(vae.parameters())
-    form = latent_format(vae.config)
+    form = vaes.latent_format(vae.config)
     scale = form.scale
     pixels = latents.shape[2] * latents.shape[3] * scale**2
     if not tile and _is_short(parameter.device, pixels * DECODE_BYTES_PER_PIXEL.get(parameter.dtype, 5000)):
         tile = TILE
     latents = form.restore(latents)
-    with torch.autocast(parameter.device.type, enabled=False), _tiled(vae, tile, scale):
-        picture = vae.decode(latents.to(parameter)).sample[0].float().cpu()
+    with torch.autocast(parameter.device.type, enabled=False), vaes.tiled(vae, tile, scale):
+        picture = vaes.decode(vae, latents.to(parameter))[0].float().cpu()
     rounded = (picture * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(rounded.permute(1, 2, 0).numpy())
-
-
-@contextmanager
-def _tiled(vae: Any, tile: int, scale: int) -> Iterator[None]:
-    """Decoding in tiles of `tile` pixels meanwhile; 0: in one piece."""
-    if not tile:
-        yield
-        return
-    before = vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size
-    vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size = True, tile, max(1, tile // scale)
-    try:
-        yield
-    finally:  # a VAE that stays in memory encodes the images of the next steps, and tiles would change their latents
-        vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size = before
 
 
 def _is_short(device: torch.device, needed: int) -> bool:
