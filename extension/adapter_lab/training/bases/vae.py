@@ -47,7 +47,8 @@ def encode(vae: Any, device: torch.device, pixels: Tensor) -> tuple[Tensor, Tens
     """
     pixels = to_device(pixels, device, vae.dtype)
     if has_frames(vae.config):
-        mean = vae.encode(pixels[:, :, None]).latent_dist.mode()[:, :, 0].float()
+        # Of one frame nothing has to be kept for the next, as the class's own `encode` does of every layer.
+        mean = vae.quant_conv(vae.encoder(pixels[:, :, None])).chunk(2, dim=1)[0][:, :, 0].float()
         return mean, torch.zeros_like(mean)
     posterior = vae.encode(pixels).latent_dist
     return posterior.mean.float(), posterior.std.float()
@@ -56,8 +57,9 @@ def encode(vae: Any, device: torch.device, pixels: Tensor) -> tuple[Tensor, Tens
 def decode(vae: Any, z: Tensor) -> Tensor:
     """Pixels (B, 3, H, W) of the VAE's latents (B, C, h, w), not scaled."""
     if has_frames(vae.config):
-        film: Tensor = vae.decode(z[:, :, None]).sample
-        return film[:, :, 0]
+        film = z[:, :, None]
+        seen: Tensor = vae.decode(film).sample if vae.use_tiling else vae.decoder(vae.post_quant_conv(film))
+        return seen[:, :, 0].clamp(-1, 1)
     found: Tensor = vae.decode(z).sample
     return found
 
