@@ -105,7 +105,7 @@ def test_every_setting_with_a_need_is_refused_without_it() -> None:
         if not entry.metadata["needs"]:
             continue
         config = complete("network.train_unet=false", "network.train_te=true", "network.train_norm=true")
-        if name in ("te1_lr", "te2_lr", "train_te1", "train_te2"):
+        if name in ("te1_lr", "te2_lr", "train_te1", "train_te2", "conditioner_lr"):
             config = complete()
         users = entry.metadata["algorithms"]
         config.network.algo = users[0] if users else "lora"

@@ -468,14 +468,14 @@ class LossConfig:
         "Mean of the logit-normal distribution; above 0: more noise.",
         minimum=-10,
         maximum=10,
-        needs="loss.timestep_distribution=auto|logit-normal",
+        needs="loss.timestep_distribution=logit-normal",
     )
     timestep_std: float = option(
         1.0,
         "Standard deviation of the logit-normal distribution.",
         minimum=0.01,
         maximum=10,
-        needs="loss.timestep_distribution=auto|logit-normal",
+        needs="loss.timestep_distribution=logit-normal",
     )
     timestep_shift: float = option(
         1.0,

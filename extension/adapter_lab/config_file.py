@@ -74,7 +74,7 @@ def load(path: str | os.PathLike[str], into: TrainConfig | None = None) -> Train
 def loads(text: str, where: str = "The configuration", into: TrainConfig | None = None) -> TrainConfig:
     """As `load`, of a text; `where` names it in messages."""
     number, tables = upgrades.format_of(text, HEADER, where), parse_toml(text, where)
-    return from_tables(upgrades.in_words(tables) if number == 1 else tables, where, into)
+    return from_tables(upgrades.in_words(tables, number), where, into)
 
 
 def load_run(path: Path) -> tuple[TrainConfig, list[str]]:
@@ -94,7 +94,7 @@ def load_run(path: Path) -> tuple[TrainConfig, list[str]]:
             del table[name]
         if section not in owners:
             del tables[section]
-    return from_tables(upgrades.in_words(tables) if number == 1 else tables, str(path)), sentences
+    return from_tables(upgrades.in_words(tables, number), str(path)), sentences
 
 
 def change_lines(path: Path, config: TrainConfig, changed: Iterable[str]) -> None:

@@ -77,9 +77,16 @@ def newer(where: str, release: str) -> str:
     return f"{where} was written by {by}, which this one ({__version__}) cannot read: update it. Nothing was changed."
 
 
-def in_words(tables: dict[str, Any]) -> dict[str, Any]:
-    """Tables of the first format with words in the place of zeros, and of defaults that had no use."""
+def in_words(tables: dict[str, Any], number: int) -> dict[str, Any]:
+    """Tables of a format in the words of this one: for zeros, for defaults that had no use, for former defaults."""
     changed = {section: dict(table) if isinstance(table, dict) else table for section, table in tables.items()}
+    for path, former in AUTO.items() if number < 4 else ():
+        section, name = path.split(".")
+        table = changed.get(section)
+        if isinstance(table, dict) and table.get(name) == former:
+            table[name] = "auto"
+    if number > 1:
+        return changed
     for path, (word, _) in ZEROS.items():
         section, name = path.split(".")
         table = changed.get(section)

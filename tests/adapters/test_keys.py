@@ -59,7 +59,7 @@ def test_family_is_read_from_tensor_names(family: str) -> None:
     [
         (["double_blocks.0.img_attn.qkv.weight"], "Flux"),
         (["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"], "Stable Diffusion 3"),
-        (["first_stage_model.encoder.conv_in.weight"], "not an SD1.5"),
+        (["first_stage_model.encoder.conv_in.weight"], "no checkpoint of SD1.5"),
         (
             [
                 "model.diffusion_model.input_blocks.0.0.weight",

@@ -96,7 +96,7 @@ def test_names_that_cannot_be_are_refused_in_a_sentence(tmp_path: Path, capsys: 
     path, out = tmp_path / "a.safetensors", tmp_path / "out.safetensors"
     tensors = random_tensors("lora", (8, 8))
     save_adapter(path, {f"lora_unet_joint_blocks_0_x_block_attn_qkv.{s}": t for s, t in tensors.items()}, {})
-    with pytest.raises(AdapterLabError, match=r"SD1\.5, SD2 and SDXL only"):
+    with pytest.raises(AdapterLabError, match=r"SD1\.5, SD2, SDXL and Anima only"):
         convert(path, out, "same", names="kohya")
     with pytest.raises(AdapterLabError, match="for LoRA alone"):
         convert(path, out, "full", names="diffusers")

@@ -178,7 +178,7 @@ def _random(name: str, shape: tuple[int, ...], pool: Tensor, generator: torch.Ge
         values = pool.repeat(copies)[start : start + count]
     if (name.endswith("weight") and len(shape) == 1) or name.endswith("gamma"):
         return 1 + 0.1 * values
-    if "embed" in name:
+    if "embedding" in name or name.endswith(("llm_adapter.embed.weight", "embed_tokens.weight")):
         return 0.3 * values
     if len(shape) < 2:
         return 0.05 * values

@@ -33,7 +33,7 @@ def load(path: str | os.PathLike[str]) -> Study:
 def loads(text: str, where: str = "The study") -> Study:
     """As `load`, of a text; `where` names it in messages."""
     number, tables = upgrades.format_of(text, HEADER, where), config_file.parse_toml(text, where)
-    return from_tables(_in_words(tables) if number == 1 else tables, where)
+    return from_tables(_in_words(tables, number), where)
 
 
 def from_tables(tables: Mapping[str, Any], where: str) -> Study:
@@ -52,12 +52,12 @@ def from_tables(tables: Mapping[str, Any], where: str) -> Study:
     return study
 
 
-def _in_words(tables: dict[str, Any]) -> dict[str, Any]:
-    """A study of the first format with words in the place of the zeros that stood for them, in variants too."""
-    tables = upgrades.in_words(tables)
+def _in_words(tables: dict[str, Any], number: int) -> dict[str, Any]:
+    """A study of a format in the words of this one, in variants too."""
+    tables = upgrades.in_words(tables, number)
     for variant in variants if isinstance(variants := tables.get("variants"), list) else []:
         if isinstance(variant, dict) and isinstance(settings := variant.get("settings"), dict):
-            nested = upgrades.in_words(_nested(settings))
+            nested = upgrades.in_words(_nested(settings), number)
             variant["settings"] = {f"{s}.{name}": value for s, table in nested.items() for name, value in table.items()}
     return tables
 
