@@ -87,7 +87,11 @@ def write_anima(
     text = {name: shape for name, shape in shapes.items() if name.startswith("model.")}
     transformer = {f"{start}{name}": shape for name, shape in shapes.items() if name not in text}
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = {"adapter_lab.tokenizers": json.dumps(tokenizers())}
+    stated = {"transformer": {"sample_size": 8}}
+    metadata = {
+        "adapter_lab.tokenizers": json.dumps(tokenizers()),
+        "adapter_lab.architecture": json.dumps(stated),
+    }
     path = write_random_checkpoint(folder / "anima-tiny.safetensors", transformer, dtype, seed, metadata)
     write_random_checkpoint(folder / "qwen_3_06b_base.safetensors", text, dtype, seed + 1)
     write_random_checkpoint(folder / "qwen_image_vae.safetensors", vae_shapes(), dtype, seed + 2)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from adapter_lab.families import FAMILIES
+from adapter_lab.families import UNETS
 from adapter_lab.families.row import VAE, block_types
 from adapter_lab.training.bases.layout import layout, layout_of
 
@@ -93,7 +93,7 @@ def tiny_configs(family: str) -> dict[str, Any]:
             "use_linear_projection": family == "sd2",
         },
         "vae": {**_VAE, "scaling_factor": 0.18215},
-        "te1": _text_encoder(32, FAMILIES[family].text_part("te1").activation, 2 if family == "sd2" else 3),
+        "te1": _text_encoder(32, UNETS[family].text_part("te1").activation, 2 if family == "sd2" else 3),
     }
 
 

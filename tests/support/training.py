@@ -13,7 +13,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from adapter_lab.config import TrainConfig
+from adapter_lab.families import TRANSFORMERS
 from adapter_lab.runs.events import read_events
+from tests.support.anima import write_anima
 from tests.support.checkpoints import tiny_layout, write_random_checkpoint
 
 # Matrices this small are slower on several threads, and much slower where tests run beside each other.
@@ -29,7 +31,9 @@ def _shared_folder() -> Path:
 
 @cache
 def tiny_base(family: str, v_prediction: bool = False) -> Path:
-    """A checkpoint of random weights of a tiny "sd15", "sd2" or "sdxl", made once per test session."""
+    """A checkpoint of random weights of a tiny model of a family, made once per test session."""
+    if family in TRANSFORMERS:
+        return write_anima(_shared_folder() / family)
     shapes = tiny_layout(family)
     if v_prediction:
         shapes |= {"v_pred": (0,), "ztsnr": (0,)}

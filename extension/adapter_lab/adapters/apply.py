@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,10 @@ from adapter_lab.errors import AdapterLabError, FileFormatError
 OUTPUT_DTYPES = {"same": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Tensors outside these, such as a noise schedule, keep their number format whatever dtype is asked for.
 MODEL_PARTS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
+# In files of a transformer alone, whose tensors may have names without a prefix.
+TRANSFORMER = re.compile(
+    r"(net\.|diffusion_model\.)?(blocks|llm_adapter|x_embedder|t_embedder|t_embedding_norm|final_layer)\."
+)
 # Hashes of the base file, which are not those of the result.
 STALE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 
@@ -156,8 +161,12 @@ def _plan(
     return found
 
 
+def _is_of_model(key: str) -> bool:
+    return key.startswith(MODEL_PARTS) or bool(TRANSFORMER.match(key))
+
+
 def _output_dtype(key: str, dtype: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
-    return wanted if wanted and dtype.is_floating_point and key.startswith(MODEL_PARTS) else dtype
+    return wanted if wanted and dtype.is_floating_point and _is_of_model(key) else dtype
 
 
 def _patched(

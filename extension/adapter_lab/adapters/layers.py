@@ -16,7 +16,7 @@ from torch import Tensor
 
 from adapter_lab.adapters.base import Adapter
 from adapter_lab.adapters.checkpoint import Checkpoint, open_checkpoint
-from adapter_lab.adapters.family import FAMILY_NAMES, STABLE_DIFFUSION, adapter_families, in_words
+from adapter_lab.adapters.family import FAMILY_NAMES, adapter_families, in_words
 from adapter_lab.adapters.file import AdapterFile, ModuleError
 from adapter_lab.adapters.full import Full
 from adapter_lab.adapters.keys import Target, TargetTable, family_of, resolve, targets
@@ -30,6 +30,7 @@ from adapter_lab.adapters.standard import standard_targets
 from adapter_lab.adapters.summed import Summed
 from adapter_lab.adapters.tensors import Scratch
 from adapter_lab.errors import AdapterLabError, FileFormatError
+from adapter_lab.families import FAMILIES
 
 # Layers that may be convolutions, by the ends of their names in LDM and diffusers spelling.
 CONVOLUTIONS = re.compile(
@@ -96,7 +97,7 @@ class Base:
             return usable(adapter.delta(self.weight(layer, file, adapter)), file, name)
         if not layer.shape:
             raise AdapterLabError(
-                f"{file.path} does not tell the kernel of {name}, which is no layer of SD1.5, SD2 or SDXL as released; "
+                f"{file.path} does not tell the kernel of {name}, which is no layer of a released model that is known; "
                 "name the checkpoint it was trained on with --base."
             )
         return usable(adapter.delta(torch.zeros(()).expand(layer.shape)), file, name)
@@ -138,7 +139,7 @@ def open_base(path: str | os.PathLike[str] | None, files: Sequence[AdapterFile])
     if families and not common:
         said = (f"{file.path} for {in_words(own)}" for file, own in families)
         raise FileFormatError(f"These files were trained for different base models: {', '.join(said)}.")
-    released = [family for family in common if family in STABLE_DIFFUSION]
+    released = [family for family in common if family in FAMILIES]
     if len(common) == 1 and not released:
         return Base(TargetTable(), common[0], None)
     if len(released) == 1:

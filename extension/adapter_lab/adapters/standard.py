@@ -19,6 +19,8 @@ Shapes = dict[str, "tuple[int, ...]"]
 @cache
 def standard_targets(family: str) -> TargetTable:
     """Every target of a family's released model."""
+    if family in TRANSFORMERS:  # of its largest variant, which the others are parts of
+        return targets(anima.standard_shapes(TRANSFORMERS[family], anima.LARGE))
     return targets(standard_shapes(family))
 
 

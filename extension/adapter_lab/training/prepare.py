@@ -101,6 +101,8 @@ class Preparation:
         advice = clip_skip_advice(base.family, config.base.clip_skip) if config.base.family == "auto" else ""
         if advice:
             self.records.warning(advice)
+        for sentence in base.remarks(trained_text_parts(config, base), self.machine.dtype):
+            self.records.warning(sentence)
         if misplaced := useless_weighting(base.prediction, config.loss):
             raise ConfigError(misplaced[0].message)
         # Dims a module cannot have and the like are said before an hour of encoding, not after it.

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from adapter_lab.config import BaseConfig
 from adapter_lab.errors import ConfigError, FileFormatError
-from adapter_lab.families import FAMILIES
+from adapter_lab.families import UNETS
 from adapter_lab.training.bases import open_base
 from tests.support.checkpoints import tiny_layout, write_diffusers_folder, write_random_checkpoint
 
-PROBE = FAMILIES["sd2"].probe
+PROBE = UNETS["sd2"].probe
 assert PROBE is not None
 
 EPSILON, V, FLOW = "epsilon", "v_prediction", "flow"

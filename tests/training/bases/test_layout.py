@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapter_lab.adapters.layouts import UNET, family_of, text_encoder_parameters, unet_module_paths
-from adapter_lab.families import FAMILIES
+from adapter_lab.families import UNETS
 from adapter_lab.training.bases.layout import layout
 from adapter_lab.training.bases.names import (
     VAE,
@@ -90,7 +90,7 @@ def test_text_names_out_are_the_inverse_of_names_in(family: str, with_prefix: bo
 
 
 def test_every_family_row_is_complete() -> None:
-    for name, row in FAMILIES.items():
+    for name, row in UNETS.items():
         assert row.key == name and row.text_parts and row.text[0].activation
         assert set(row.versions) == set(row.architectures) == {"epsilon", "v_prediction", "flow"}
         assert row.vae["scaling_factor"] == row.latent.factor and row.vae["latent_channels"] == row.latent.channels

@@ -57,7 +57,7 @@ ALTERED: list[tuple[str, str, Callable[[Shapes], Shapes], str]] = [
     ("peft", "sd15", lambda shapes: {"unet.conv_in.lora_A.weight": (4, 4)}, "adapter"),
     ("embedding", "sd15", lambda shapes: {"emb_params": (4, 768)}, "textual inversion"),
     ("diffusers-unet", "sd15", lambda shapes: {"down_blocks.0.resnets.0.conv1.weight": (4, 4)}, "model_index.json"),
-    ("nothing", "sd15", lambda shapes: {"weight": (4, 4)}, "not an SD1.5, SD2.x or SDXL checkpoint"),
+    ("nothing", "sd15", lambda shapes: {"weight": (4, 4)}, "no checkpoint of SD1.5, SD2.x, SDXL or Anima"),
 ]
 
 

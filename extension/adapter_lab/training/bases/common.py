@@ -124,6 +124,10 @@ class Base(ABC):
         """What it is trained for: diffusion on Stable Diffusion's schedule of 1000 steps, or rectified flow."""
         return objective_of(self.prediction, self.zero_terminal_snr, self.row.times)
 
+    def remarks(self, trained: Sequence[str], dtype: torch.dtype) -> list[str]:
+        """What to say before training these of its `text_parts`, computing in this number format."""
+        return []
+
     @abstractmethod
     def denoise(self, unet: Any, noisy: Tensor, times: Tensor, text: TextOutput, sizes: Sequence[Sizes]) -> Tensor:
         """The denoiser's answer (B, C, h, w) to `noisy` latents at `times` (B,), in its own format.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapter_lab.adapters.anima import prefix_of
+from adapter_lab.adapters.anima import LARGE, MIDDLE, SMALL, prefix_of
 from adapter_lab.adapters.keys import family_of
 from adapter_lab.adapters.tensors import TensorFile
 from adapter_lab.config import BaseConfig
@@ -25,6 +25,7 @@ from adapter_lab.training.bases.anima.files import (
     has_tensor,
     open_folder,
     open_part,
+    stated_side,
     text_part,
     transformer_parts,
     vae_part,
@@ -37,6 +38,7 @@ from adapter_lab.training.bases.text import CaptionFormat, TextOutput, TextStack
 from adapter_lab.training.objective.objective import FLOW, STEPS
 
 ROW = TRANSFORMERS["anima"]
+BLOCKS = (SMALL, MIDDLE, LARGE)
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,20 @@ class AnimaBase(Base):
     def text_stack(self, parts: Mapping[str, nn.Module]) -> TextStack:
         return AnimaText(parts, self.tokenizers, self.masked)
 
+    def remarks(self, trained: Sequence[str], dtype: torch.dtype) -> list[str]:
+        found = []
+        if "te1" in trained:
+            found.append(
+                "Anima's text encoder is trained: Forge Neo reads its part of the file, but ComfyUI and other web UIs "
+                "were seen not to. Train the text conditioner instead (network.train_conditioner), or neither."
+            )
+        if dtype == torch.float16:
+            found.append(
+                "Anima's activations overflow in fp16 here and there, which then ends the run: set precision.mixed to "
+                "bf16 where the GPU has it, else to fp32."
+            )
+        return found
+
     def denoise(self, unet: Any, noisy: Tensor, times: Tensor, text: TextOutput, sizes: Sequence[Sizes]) -> Tensor:
         # One channel says which pixels are padding: none.
         film = torch.cat([noisy, torch.zeros_like(noisy[:, :1])], dim=1)[:, :, None]
@@ -106,11 +122,17 @@ def open_anima(path: Path, config: BaseConfig) -> AnimaBase:
     folder = path.is_dir()
     if folder:
         parts, shapes, tokens = open_folder(path)
+        side = 0
     else:
         weights = open_part(path)
         family_of(weights.shapes)  # refuses a transformer of its class without Anima's conditioner
         parts, shapes, tokens = transformer_parts(weights), weights.shapes, own_tokens(weights.metadata, path)
-    findings = [f"{path.name} is {with_article(ROW.title)} model with {parts[UNET].config['num_layers']} blocks."]
+        side = stated_side(weights)
+    blocks = parts[UNET].config["num_layers"]
+    findings = [f"{path.name} is {with_article(ROW.title)} model with {blocks} blocks."]
+    if parts[UNET].config["num_attention_heads"] == ROW.transformer["num_attention_heads"] and blocks not in BLOCKS:
+        known = " or ".join(map(str, BLOCKS))
+        findings.append(f"Released models have {known} blocks: this file is cut short, or somebody's variant.")
     for kind, named in (("text_encoder", config.text_encoder), ("vae", config.vae)):
         if PART_OF[kind] in parts and not named:
             continue
@@ -133,6 +155,7 @@ def open_anima(path: Path, config: BaseConfig) -> AnimaBase:
         findings=findings,
         vae_path=Path(config.vae).expanduser() if config.vae else None,
         tokens=tokens,
+        side=side or ROW.resolution,
         masked=config.empty_caption == "masked",
     )
 

@@ -60,11 +60,16 @@ def transformer_parts(weights: Weights) -> dict[str, Component]:
         transformer = transformer_config({name: tuple(shapes[key]) for name, key in renamed.items()})
     with complete(weights.path, "conditioner"):
         conditioner = conditioner_config({name: tuple(shapes[key]) for name, key in of_conditioner.items()})
-    stated = architecture_metadata(weights)
     return {
-        "unet": Component({**transformer, **stated.get("transformer", {})}, weights, _sources(renamed)),
+        "unet": Component(transformer, weights, _sources(renamed)),
         "conditioner": Component(conditioner, weights, _sources(of_conditioner)),
     }
+
+
+def stated_side(weights: Weights) -> int:
+    """Side in pixels of the square that the file says it was trained on; 0: it does not say."""
+    latents = architecture_metadata(weights).get("transformer", {}).get("sample_size")
+    return latents * ROW.latent.scale if isinstance(latents, int) else 0
 
 
 def text_part(weights: Weights, path: Path) -> Component:
