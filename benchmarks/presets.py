@@ -57,6 +57,8 @@ def page() -> str:
         rows = ["| type | " + " | ".join(f"{memory} GB" for memory in memories) + " | file, MiB |"]
         rows.append("|---" * (len(memories) + 2) + "|")
         for kind in TYPES:
+            if f"{base}-{kind}-{memories[0]}gb" not in preset_table():
+                continue
             found = [prediction(f"{base}-{kind}-{memory}gb") for memory in memories]
             peaks = " | ".join(f"{(entry.peak_bytes or 0) / 1e9:.1f}" for entry in found)
             sizes = " / ".join(dict.fromkeys(f"{entry.file_bytes / 2**20:.0f}" for entry in found))

@@ -195,7 +195,7 @@ def test_a_wrong_value_is_refused_in_a_sentence(change: str, message: str) -> No
         (["network.algo=lokr", "network.full_matrix=true", "network.dim=8"], "has no effect with network.full"),
         (
             ["base.family=sd15", "network.train_te=true", "optimizer.te2_lr=0.1"],
-            "optimizer.te2_lr has no effect on sd15, which has one text encoder",
+            "optimizer.te2_lr has no effect on SD1.5, whose models have nothing for it",
         ),
     ],
 )  # fmt: skip

@@ -62,6 +62,8 @@ def preset_table() -> dict[str, str]:
     table = {STUDY: "The study's recipe: SDXL at 1024 px, LoRA 32 with both text encoders, batch 2, 450 minutes, 8 GB."}
     for base, gigabytes in TIERS:
         for kind in TYPES:
+            if kind == "locon" and not FAMILIES[base].convolutions:
+                continue  # nothing would tell it from LoRA
             about = f"{TYPES[kind][0]} on {BASES[base][0]} with {gigabytes} GB of GPU memory."
             table[f"{base}-{kind}-{gigabytes}gb"] = about
     return table

@@ -29,11 +29,12 @@ from adapter_lab.config import (
     shown_optimizers,
     too_long,
     trained_network,
+    trained_parts,
     type_of,
     words_of,
 )
 from adapter_lab.errors import SHOWN, ConfigError, shown
-from adapter_lab.families import FAMILIES
+from adapter_lab.families import FAMILIES, Family
 from adapter_lab.jsonio import LARGEST
 from adapter_lab.prospects import prospects
 from adapter_lab.sample_prompts import prompt_advice
@@ -201,13 +202,15 @@ def ignored_because(config: TrainConfig, section: str, name: str) -> str | None:
     for condition in entry.metadata["needs"]:
         if not any(_holds(config, part) for part in condition.split(" or ")):
             return f"{full} has no effect without {_spoken(condition)}: add that or remove {full}."
-    if (section == "network" and name == "train_te2") or name == "te2_lr":
-        if config.base.family in ONE_TEXT_ENCODER:
-            return f"{full} has no effect on {config.base.family}, which has one text encoder: remove it."
-    return None
+    family = FAMILIES.get(config.base.family)
+    return without_effect(family, full) if family and full in family.without else None
 
 
-ONE_TEXT_ENCODER = tuple(row.key for row in FAMILIES.values() if len(row.text) == 1)
+def without_effect(family: Family, setting: str) -> str:
+    """A sentence on a setting that a family's models have nothing for."""
+    return f"{setting} has no effect on {family.title}, whose models have nothing for it: remove it."
+
+
 WHOLE_MATRIX_IGNORES = ("dim", "alpha", "conv_alpha", "tucker", "decompose_both", "rs_lora", "rank_dropout")
 
 
@@ -257,16 +260,31 @@ def _field(section: str, name: str) -> Field[Any]:
 # Settings against each other
 
 
+def unused_by(family: Family, config: TrainConfig) -> list[str]:
+    """Sentences on settings that differ from their defaults and that a base of this family has nothing for."""
+    found = []
+    for full in family.without:
+        section, name = full.split(".")
+        if getattr(getattr(config, section), name) != default_of(_field(section, name)):
+            found.append(without_effect(family, full))
+    network = config.network
+    if not family.convolutions and network.algo in ("lora", "t-lora") and (network.conv_dim or network.train_conv):
+        found.append(
+            f"{family.title} has no convolutions, which is all that LoCon trains beside LoRA's layers: this is a LoRA."
+        )
+    return found
+
+
 def _nothing_trained(config: TrainConfig) -> Iterator[Problem]:
     n = config.network
     trained = trained_network(config)
-    if (n.train_unet or n.train_te) and not (trained.train_unet or trained.train_te):
+    if any(trained_parts(n).values()) and not any(trained_parts(trained).values()):
         yield Problem(
             "optimizer.lr",
             f"The learning rate of everything that would be trained is 0 (optimizer.lr is {_shown(config.optimizer.lr)}"
             "), so nothing would be trained: take auto for the optimiser's usual rate.",
         )
-    if not n.train_unet and not n.train_te:
+    if not (n.train_unet or n.train_te or n.train_conditioner):
         yield Problem(
             "network.train_unet", "network.train_unet and network.train_te are both off, so nothing would be trained."
         )
@@ -524,14 +542,19 @@ def advice(config: TrainConfig, steps_per_epoch: int = 0) -> list[str]:
     return found + prospects(config, steps_per_epoch)
 
 
+def _lacks(config: TrainConfig, setting: str) -> bool:
+    return config.base.family in FAMILIES and setting in FAMILIES[config.base.family].without
+
+
 def _parts_at_rest(config: TrainConfig) -> list[str]:
     """A sentence for each part that is on and whose learning rate is 0."""
     n, moved = config.network, trained_network(config)
-    second = n.train_te2 and config.base.family not in ONE_TEXT_ENCODER
+    second = n.train_te2 and not _lacks(config, "network.train_te2")
     parts = [
         ("the UNet", "optimizer.lr", n.train_unet and not moved.train_unet),
         ("the first text encoder", "optimizer.te1_lr", n.train_te and n.train_te1 and not moved.train_te1),
         ("the second text encoder", "optimizer.te2_lr", n.train_te and second and not moved.train_te2),
+        ("the text conditioner", "optimizer.conditioner_lr", n.train_conditioner and not moved.train_conditioner),
     ]
     return [
         f"The learning rate of {what} is 0 ({setting}), so it is not trained and the file has no modules for it."

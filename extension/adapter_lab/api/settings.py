@@ -10,8 +10,9 @@ from typing import Any, get_args
 from adapter_lab import config_file
 from adapter_lab.algorithms import ADAPTER_TYPES
 from adapter_lab.api.errors import BadRequest
-from adapter_lab.config import FAMILIES, TrainConfig, default_of, number_of, sections, settings, type_of, words_of
+from adapter_lab.config import TrainConfig, default_of, number_of, sections, settings, type_of, words_of
 from adapter_lab.errors import SHOWN, ConfigError
+from adapter_lab.families import ENCODERS, FAMILIES, PARTS, UNET
 from adapter_lab.validation import Problem, advice, ignored_because, problems, without_ignored
 
 MEMORY_TIERS = (6, 8, 12, 16, 24)
@@ -37,12 +38,26 @@ WORDS = {
     "algo": "type",
     "dim": "dim (rank)",
 }
+# Of each part that can be trained: what the page calls it, the settings that switch it, and that of its rate.
+PART_SETTINGS = {
+    key: {
+        "title": {UNET: "UNet", "te1": "Text encoder 1", "te2": "Text encoder 2"}.get(key, key.capitalize()),
+        "trained": f"network.train_{key}",
+        "switch": "network.train_te" if key in ENCODERS else "",
+        "rate": "optimizer.lr" if key == UNET else f"optimizer.{key}_lr",
+    }
+    for key in PARTS
+}
 LABELS = {
     "network.conv_dim": "Dim of convolutions",
     "network.conv_alpha": "Alpha of convolutions",
     "network.train_conv": "Train convolutions",
     "network.rs_lora": "Rank-stabilised scale",
     "network.train_te": "Train text encoder",
+    "network.train_conditioner": "Train text conditioner (Anima)",
+    "network.modulation": "Modulation layers (Anima)",
+    "base.text_encoder": "Text encoder (Anima)",
+    "base.empty_caption": "Empty caption (Anima)",
     "optimizer.name": "Optimiser",
     "optimizer.args": "Arguments",
     "dataset.folder": "Folder of images",
@@ -82,7 +97,8 @@ def schema() -> dict[str, Any]:
             }
             for kind in ADAPTER_TYPES.values()
         ],
-        "families": list(FAMILIES),
+        "families": [{"key": row.key, "title": row.title} for row in FAMILIES.values()],
+        "parts": [{"key": key, **PART_SETTINGS[key]} for key in PARTS],
         "tiers": list(MEMORY_TIERS),
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapter_lab.families.row import ChannelLatents, DiffusionTransformer, TextPart, tier
+from adapter_lab.families.row import OF_SECOND_ENCODER, OF_UNETS, ChannelLatents, DiffusionTransformer, TextPart, tier
 
 # The VAE of Wan 2.1, as Qwen-Image has it: mean and standard deviation of each channel are of its class.
 LATENT_MEAN = (
@@ -67,12 +67,13 @@ ANIMA = DiffusionTransformer(
     architectures={"flow": "anima"},
     blocks=("CosmosTransformerBlock", "AnimaTextConditionerBlock", "Qwen3DecoderLayer"),
     second=False,
+    without=(*OF_SECOND_ENCODER, *OF_UNETS),
     tiers={
         6: tier(1, int8=True),
-        8: tier(1, int8=True),
-        12: tier(2),
-        16: tier(4),
-        24: tier(6),
+        8: tier(1),
+        12: tier(4),
+        16: tier(6),
+        24: tier(12),
     },
     context=512,
     transformer={

@@ -123,9 +123,10 @@ class Family:
 
     `denoiser`: what it is called. `resolution`: side in px of the square it was trained on; `resolution_of` where a
     prediction type has another. `times`: how its times are usually drawn while training (`timestep_distribution`).
-    `shift`, `guidance`: usual when images are drawn. `versions`, `architectures`: `ss_base_model_version` and
-    `modelspec.architecture` by what it predicts. `blocks`: names of the classes of the blocks it is made of, which
-    gradient checkpointing computes again one by one. `tiers`: memory in GB -> what a preset for it sets.
+    `convolutions`: whether its denoiser has any. `shift`, `guidance`: usual when images are drawn. `versions`,
+    `architectures`: `ss_base_model_version` and `modelspec.architecture` by what it predicts. `blocks`: names of
+    the classes of the blocks it is made of, which gradient checkpointing computes again one by one. `without`:
+    settings that have no effect on it. `tiers`: memory in GB -> what a preset for it sets.
     """
 
     key: str
@@ -136,6 +137,7 @@ class Family:
     preset_resolution: int
     text: tuple[TextPart, ...]
     latent: LatentFormat
+    convolutions: bool
     times: str
     shift: float
     guidance: float
@@ -143,6 +145,7 @@ class Family:
     architectures: Mapping[str, str]
     blocks: tuple[str, ...]
     second: bool
+    without: tuple[str, ...]
     tiers: Mapping[int, Mapping[str, Mapping[str, Any]]]
 
     @property
@@ -191,6 +194,7 @@ class StableDiffusion(Family):
     unet: Mapping[str, Any] = field(repr=False)
     vae: Mapping[str, Any] = field(repr=False)
     denoiser: str = "UNet"
+    convolutions: bool = True
     times: str = "uniform"
     shift: float = 1.0
     guidance: float = 6.0
@@ -222,6 +226,7 @@ class DiffusionTransformer(Family):
     transformer: Mapping[str, Any] = field(repr=False)
     vae: Mapping[str, Any] = field(repr=False)
     denoiser: str = "transformer"
+    convolutions: bool = False
 
     @property
     def configs(self) -> Mapping[str, Mapping[str, Any]]:
@@ -230,6 +235,17 @@ class DiffusionTransformer(Family):
 
 
 # What several families have alike.
+
+# Settings of what only some have: a second text encoder; CLIP and a schedule of noise; a conditioner and modulation.
+OF_SECOND_ENCODER = ("network.train_te2", "optimizer.te2_lr")
+OF_UNETS = ("base.clip_skip", "base.zero_terminal_snr", "dataset.token_chunks", "network.train_norm")
+OF_TRANSFORMERS = (
+    "base.text_encoder",
+    "base.empty_caption",
+    "network.train_conditioner",
+    "network.modulation",
+    "optimizer.conditioner_lr",
+)
 
 END = "<|endoftext|>"
 CROSS = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from adapter_lab.families.row import CLIP_L, END, SD_BLOCKS, SD_UNET, VAE, ClipPart, LatentFormat, StableDiffusion, tier
+from adapter_lab.families.row import (
+    CLIP_L,
+    END,
+    OF_SECOND_ENCODER,
+    OF_TRANSFORMERS,
+    SD_BLOCKS,
+    SD_UNET,
+    VAE,
+    ClipPart,
+    LatentFormat,
+    StableDiffusion,
+    tier,
+)
 
 SD15 = StableDiffusion(
     key="sd15",
@@ -36,6 +48,7 @@ SD15 = StableDiffusion(
     blocks=SD_BLOCKS,
     marks=("cond_stage_model.transformer.",),
     second=False,
+    without=(*OF_SECOND_ENCODER, *OF_TRANSFORMERS),
     keeps_schedule=True,
     probe=None,
     tiers={

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from adapter_lab.families.row import (
+    OF_SECOND_ENCODER,
+    OF_TRANSFORMERS,
     OPEN_CLIP_H,
     SD_BLOCKS,
     SD_UNET,
@@ -50,6 +52,7 @@ SD2 = StableDiffusion(
     blocks=SD_BLOCKS,
     marks=("cond_stage_model.model.",),
     second=True,
+    without=(*OF_SECOND_ENCODER, *OF_TRANSFORMERS),
     keeps_schedule=True,
     probe=Probe(
         steps={"110000": "v_prediction", "875000": "epsilon", "220000": "epsilon"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from adapter_lab.families.row import (
     CLIP_L,
     END,
+    OF_TRANSFORMERS,
     OPEN_CLIP_G,
     SD_BLOCKS,
     VAE,
@@ -60,6 +61,7 @@ SDXL = StableDiffusion(
     blocks=SD_BLOCKS,
     marks=("model.diffusion_model.label_emb.0.0.weight",),
     second=False,
+    without=OF_TRANSFORMERS,
     keeps_schedule=False,
     probe=None,
     tiers={

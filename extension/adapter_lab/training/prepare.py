@@ -34,7 +34,7 @@ from adapter_lab.training.network.blocks import recompute
 from adapter_lab.training.network.network import add_frozen_adapters, build_network, plan_network
 from adapter_lab.training.output.preview import PromptText, encode_prompts
 from adapter_lab.training.output.records import Records
-from adapter_lab.validation import clip_skip_advice, useless_weighting
+from adapter_lab.validation import clip_skip_advice, unused_by, useless_weighting
 
 Source = Callable[[Iterable[Batch]], Iterator[LatentBatch]]
 
@@ -101,6 +101,8 @@ class Preparation:
         advice = clip_skip_advice(base.family, config.base.clip_skip) if config.base.family == "auto" else ""
         if advice:
             self.records.warning(advice)
+        for sentence in unused_by(base.row, config):
+            self.records.warning(sentence)
         for sentence in base.remarks(trained_text_parts(config, base), self.machine.dtype):
             self.records.warning(sentence)
         if misplaced := useless_weighting(base.prediction, config.loss):

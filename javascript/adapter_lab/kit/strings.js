@@ -111,8 +111,6 @@ export const S = {
         endless: "without end: give steps, epochs or minutes",
         trained: "Trained",
         parameters: "{0} parameters in {1} modules",
-        textEncoder1: "Text encoder 1",
-        textEncoder2: "Text encoder 2",
         notTrained: "not trained",
         rate: "at {0}",
         usualRate: "at the usual rate of {0}",

@@ -9,7 +9,7 @@ const COLORS = ["--al-line-1", "--al-line-2", "--al-line-3", "--al-line-4", "--a
 const BYTES = Array.from({ length: 11 }, (_, power) => 2 ** (26 + power));
 /** As often as a person sees curves move: drawing four charts at every step of a fast training is felt by the training. */
 const EVERY_MS = 500;
-const PARTS = { unet: "UNet", te: "TE", te1: "TE 1", te2: "TE 2" };
+const PARTS = { unet: "UNet", te: "TE", te1: "TE 1", te2: "TE 2", conditioner: "Conditioner" };
 
 export class Curves {
     /** @param {import("../server/series.js").Series} series */

@@ -5,13 +5,12 @@ import { button, fill, h } from "../kit/dom.js";
 import { S, put } from "../kit/strings.js";
 
 /** What a person chose about their run rather than about the recipe stays when a preset is applied. */
-const KEPT = ["base.checkpoint", "base.vae", "dataset.folder", "dataset.trigger", "run.name", "run.output_folder", "preview.prompts"];
-const BASE_NAMES = { sd15: "SD1.5", sd2: "SD2", sdxl: "SDXL" };
+const KEPT = ["base.checkpoint", "base.vae", "base.text_encoder", "dataset.folder", "dataset.trigger", "run.name", "run.output_folder", "preview.prompts"];
 
 /** @param {import("../app.js").App} app @param {import("../server/form.js").Form} form */
 export function presetBar(app, form) {
     const { families, tiers } = app.store.schema;
-    const base = h("select", { "aria-label": S.presets.base }, families.map((family) => h("option", { value: family }, BASE_NAMES[family] ?? family)));
+    const base = h("select", { "aria-label": S.presets.base }, families.map(({ key, title }) => h("option", { value: key }, title)));
     const memory = h("select", { "aria-label": S.presets.memory }, tiers.map((tier) => h("option", { value: tier }, `${tier} GB`)));
     const preset = h("select", { "aria-label": S.presets.preset });
     const about = h("p", { class: "al-help al-grow" });

@@ -169,19 +169,13 @@ function lengthOf(form, report) {
     return parts.join(S.summary.orUntil) || S.summary.endless;
 }
 
-const PARTS = [
-    ["UNet", "network.train_unet", "optimizer.lr"],
-    [S.summary.textEncoder1, "network.train_te1", "optimizer.te1_lr"],
-    [S.summary.textEncoder2, "network.train_te2", "optimizer.te2_lr"],
-];
-
 function rates(form) {
     const rate = (path) => (form.get(path) === "same" ? form.get("optimizer.lr") : form.get(path));
     const text = (value) => (typeof value === "number" ? put(S.summary.rate, number(value)) : put(S.summary.usualRate, form.get("optimizer.name")));
-    return PARTS.map(([name, trained, path]) => {
-        const on = form.get(trained) && (name === "UNet" || form.get("network.train_te")) && rate(path) !== 0;
-        return [name, on ? text(rate(path)) : S.summary.notTrained];
-    });
+    const on = (part) => form.get(part.trained) && (!part.switch || form.get(part.switch)) && rate(part.rate) !== 0;
+    // Of a part that only some bases have, nothing is said until it is switched on.
+    const listed = form.schema.parts.filter((part) => part.switch || part.key === "unet" || form.get(part.trained));
+    return listed.map((part) => [part.title, on(part) ? text(rate(part.rate)) : S.summary.notTrained]);
 }
 
 /** What is allowed but looks wrong, in words. */

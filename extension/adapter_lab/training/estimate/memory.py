@@ -104,7 +104,8 @@ def _base(config: TrainConfig) -> Base:
         base.check()
         return base
     if config.base.family == "auto":
-        raise ConfigError("The estimate needs a base: give --base with a checkpoint, or sd15, sd2 or sdxl.")
+        names = ", ".join(FAMILIES)
+        raise ConfigError(f"The estimate needs a base: give --base with a checkpoint, or a family's name ({names}).")
     return released_base(config.base.family)
 
 
@@ -149,6 +150,7 @@ def _with_memory(result: Estimate, config: TrainConfig, base: Base, table: Mappi
     # A GPU that is not here is taken for one of the last years.
     number_format = config.precision.mixed if config.precision.mixed != "auto" else "bf16" if on_cuda else "fp32"
     side = largest_resolution(config.dataset, base.resolution)
+    tokens = base.captions.tokens(config.dataset.token_chunks)
     phases = DryRun(config, base, table, FORMATS[number_format], side, on_cuda).phases()
     worst = max(phases, key=lambda phase: phase.total)
     overhead = {"CUDA context": CUDA_CONTEXT, "cuBLAS workspace": CUBLAS_WORKSPACE} if on_cuda else {}
@@ -160,7 +162,7 @@ def _with_memory(result: Estimate, config: TrainConfig, base: Base, table: Mappi
         phases={phase.name: phase.total for phase in phases},
         assumptions=[
             f"computes in {number_format} on {'a CUDA GPU' if on_cuda else config.precision.device}",
-            f"images fill a bucket of {side} x {side} px; captions have {75 * config.dataset.token_chunks} tokens",
+            f"images fill a bucket of {side} x {side} px; captions have {tokens} tokens",
             *([CUDA_REMARK] if on_cuda else []),
         ],
     )
