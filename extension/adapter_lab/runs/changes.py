@@ -1,4 +1,4 @@
-"""What may be changed in a run that is resumed: how long, what is saved and shown, and where it computes."""
+"""What may be changed in a run that is resumed: how long, what is saved and shown where, and where it computes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ CHANGEABLE = (
     "run.steps",
     "run.epochs",
     "run.minutes",
+    "run.output_folder",
     "save.",
     "preview.",
     "precision.device",

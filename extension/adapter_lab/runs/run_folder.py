@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,6 +135,19 @@ class AdapterFiles:
                 + f", which this run would replace; choose another run.name than {self.name!r} or another "
                 "run.output_folder, or resume the run that wrote them."
             )
+
+    def check_writable(self) -> None:
+        """Make the folder and try to write into it; raises ConfigError where that cannot be."""
+        try:
+            files.make_folder(self.folder)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise ConfigError(
+                f"No file can be written into {self.folder} ({why}), where this run would save its adapters: choose "
+                "another folder in run.output_folder."
+            ) from error
 
     def path(self, step: int | None) -> Path:
         """File for the adapter after `step`; None: the finished one."""

@@ -129,6 +129,8 @@ class Run:
 
     def go(self) -> RunResult:
         """Prepare, train, and sum up."""
+        if self.team.is_main_process:
+            self.files.check_writable()
         preparation = Preparation(self.config, self.machine, self.records, self.stop.reason)
         if self.team.size > 1:
             if self.team.is_main_process:

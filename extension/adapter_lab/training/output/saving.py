@@ -86,8 +86,7 @@ class Saver:
                 f"After step {step} the adapter has values that are not finite (first in {broken[0]}), so it is not "
                 "saved. Adapters and states saved before are kept; start again with a lower learning rate."
             )
-        path = self._own_path(self.files.path(None if final else step))
-        save_adapter(path, self._in_file_format(tensors, path), self._describe(step))
+        path = self._written(tensors, None if final else step, self._describe(step))
         removed = self.files.add(path, self.config.save.keep_last)
         self.records.event(
             "saved",
@@ -98,6 +97,20 @@ class Saver:
             requested=requested,
             removed=[str(p) for p in removed],
         )
+        return path
+
+    def _written(self, tensors: dict[str, Tensor], step: int | None, described: dict[str, str]) -> Path:
+        """Write the file of a step, in the run's own folder from now on where the one for adapters fails."""
+        path = self._own_path(self.files.path(step))
+        try:
+            save_adapter(path, self._in_file_format(tensors, path), described)
+        except OSError as error:
+            own = self.folder.path / "adapters"
+            if self.files.folder == own:
+                raise
+            self.files.folder, self.files.saved = own, []
+            self.records.warning(f"{error} Adapters of this run are saved in {own} from now on.")
+            return self._written(tensors, step, described)
         return path
 
     def _in_file_format(self, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
