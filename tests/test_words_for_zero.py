@@ -91,6 +91,8 @@ def test_a_configuration_of_the_first_format_keeps_its_meaning() -> None:
     assert config_file.loads(config_file.dumps(by_hand)) == by_hand
     expected = by_hand
     expected.optimizer.lr, expected.optimizer.te1_lr, expected.optimizer.te2_lr = "auto", "same", "same"
+    # What was a default then, and is "auto" now.
+    expected.loss.timestep_distribution = expected.preview.guidance = expected.preview.shift = "auto"
     expected.dataset.repeats, expected.save.keep_last, expected.network.conv_alpha = "auto", "all", "same"
     assert config_file.load(OLD / "config.toml") == expected
 

@@ -577,8 +577,12 @@ class PreviewConfig:
         maximum=100,
         needs="preview.prompts",
     )
-    width: int = option(0, "Width; 0: the training resolution.", minimum=0, unit="px", needs="preview.prompts")
-    height: int = option(0, "Height; 0: the training resolution.", minimum=0, unit="px", needs="preview.prompts")
+    width: int = option(
+        0, "Width; 0: the training resolution.", minimum=0, maximum=4096, unit="px", needs="preview.prompts"
+    )
+    height: int = option(
+        0, "Height; 0: the training resolution.", minimum=0, maximum=4096, unit="px", needs="preview.prompts"
+    )
     baseline: bool = option(True, "Also sample before the first step, without the adapter.", needs="preview.prompts")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from adapter_lab.config import PreviewConfig
+from adapter_lab.config import PreviewConfig, number_of, type_of
 
 # The setting of the preview that each flag sets for its prompt alone.
 FLAGS = {"n": "negative", "w": "width", "h": "height", "d": "seed", "l": "guidance", "s": "steps"}
@@ -56,7 +56,7 @@ def prompt_advice(prompts: list[str]) -> list[str]:
 def _value(name: str, given: str) -> Any:
     """A flag's value as its setting's kind, None where it is none or outside of the setting's range."""
     setting = next(entry for entry in fields(PreviewConfig) if entry.name == name)
-    kind = type(getattr(PreviewConfig(), name))
+    kind = number_of(type_of(PreviewConfig, name))
     try:
         value = kind(given)
     except (ValueError, OverflowError):

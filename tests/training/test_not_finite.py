@@ -57,13 +57,13 @@ def test_weights_too_large_for_the_format_are_said_to_be(tmp_path: Path) -> None
 def test_latents_that_are_not_finite_name_the_picture_and_the_vae_and_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = phases._encode
+    real = phases.encode
 
     def encode(vae: Any, device: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean, std = real(vae, device, pixels)
         return mean * NAN, std
 
-    monkeypatch.setattr(phases, "_encode", encode)
+    monkeypatch.setattr(phases, "encode", encode)
     config = tiny_config(tmp_path, dataset__cache_latents="disk")
     with pytest.raises(DatasetError, match=r"The VAE of .*sd15\.safetensors encodes .*/0\.png as values that are not"):
         train(config, tmp_path / "run")
@@ -122,7 +122,7 @@ def test_a_loss_that_is_not_finite_is_blamed_on_what_gave_it(
 def test_a_vae_that_encodes_in_each_step_is_blamed_with_its_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = phases._encode
-    monkeypatch.setattr(phases, "_encode", lambda *arguments: tuple(value * NAN for value in real(*arguments)))
+    real = phases.encode
+    monkeypatch.setattr(phases, "encode", lambda *arguments: tuple(value * NAN for value in real(*arguments)))
     with pytest.raises(TrainingStopped, match=r"The VAE of .*sd15\.safetensors encodes .*/\d\.png as values"):
         train(tiny_config(tmp_path, dataset__cache_latents="off"), tmp_path / "run")

@@ -10,10 +10,16 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from adapter_lab.config import BaseConfig, PreviewConfig
+from adapter_lab.config import BaseConfig, PreviewConfig, TrainConfig
+from adapter_lab.runs.requests import STOP
+from adapter_lab.sample_prompts import read_prompt
 from adapter_lab.training.bases import Base, open_base
+from adapter_lab.training.bases.stable_diffusion import StableDiffusionBase
+from adapter_lab.training.loop import train
 from adapter_lab.training.output.preview import PromptText, decode, encode_prompts, sample
+from adapter_lab.validation import problems
 from tests.support.checkpoints import tiny_layout, write_random_checkpoint
+from tests.support.training import events_of, tiny_config
 
 PROMPTS = ["a photo of a cat", "a very long prompt, " * 8]
 
@@ -159,3 +165,35 @@ def test_tiled_decoding_is_close_to_whole(tmp_path: Path, monkeypatch: pytest.Mo
     assert not vae.use_tiling  # a VAE that stays in memory encodes the next images
     difference = np.abs(np.asarray(whole).astype(float) - np.asarray(tiled))
     assert 0 < difference.mean() < 12
+
+
+def test_a_stop_is_answered_within_a_sampling_step(tmp_path: Path) -> None:
+    prompts = ["a cat", "a dog"]
+    config = tiny_config(tmp_path, preview__prompts=prompts, preview__steps=200, preview__baseline=False)
+    stops: list[str] = []
+    steps = []
+
+    def denoise(base: Any, *arguments: Any) -> Any:
+        steps.append(base)
+        if len(steps) == 3 + 2:  # three of training, the second of the first image
+            (tmp_path / "run" / STOP).touch()
+            stops.append("asked")
+        return before(base, *arguments)
+
+    before = StableDiffusionBase.denoise
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StableDiffusionBase, "denoise", denoise)
+        train(config, tmp_path / "run")
+    assert stops and len(steps) == 5
+    notes = [event["message"] for event in events_of(tmp_path / "run", "note")]
+    assert any("left unfinished: stopped by the stop file" in note for note in notes)
+
+
+def test_sides_of_sample_images_have_a_bound() -> None:
+    config = TrainConfig()
+    config.preview.prompts = ["a cat"]
+    for name in ("width", "height"):
+        setattr(config.preview, name, 4097)
+    found = {problem.setting for problem in problems(config)}
+    assert {"preview.width", "preview.height"} <= found
+    assert read_prompt("a cat --w 4096 --h 4097").own == {"width": 4096}

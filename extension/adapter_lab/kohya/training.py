@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from adapter_lab.config import TrainConfig
+from adapter_lab.config import PreviewConfig, TrainConfig, number_of, type_of
 from adapter_lab.kohya.reading import Keys
 from adapter_lab.kohya.table import OPTIONS
 
@@ -187,7 +187,7 @@ def _sample_options(config: TrainConfig, options: list[str], keys: Keys) -> None
         if name is None:
             keys.note(f"sample_prompts --{letter}", text, "there is no such option here")
             continue
-        kind = type(getattr(preview, name))
+        kind = number_of(type_of(PreviewConfig, name))
         try:
             value = kind(text)
         except ValueError:

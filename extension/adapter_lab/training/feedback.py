@@ -18,7 +18,7 @@ from adapter_lab.errors import AdapterLabError
 from adapter_lab.training.dataset import Dataset
 from adapter_lab.training.denoiser.conditioning import EncodedNow
 from adapter_lab.training.device.devices import brief, is_out_of_memory, release_unused
-from adapter_lab.training.output.preview import SMALL_TILE, PromptText, encode_prompts, sample
+from adapter_lab.training.output.preview import SMALL_TILE, PromptText, SamplingStopped, encode_prompts, sample
 from adapter_lab.training.output.records import Records
 from adapter_lab.training.prepare import Machine, Prepared
 
@@ -40,6 +40,8 @@ class Feedback:
     prompts: Sequence[PromptText]
     batch_size: int
     seed: int
+    # Why the run is to stop, "" while it is not. What is asked for before an image is begun lets it be finished.
+    stop: Callable[[], str] = str
 
     def show(self, step: int, done: Collection[str] = ()) -> None:
         """Validation loss and sample images of the present weights, but for the kinds of events already `done`."""
@@ -85,6 +87,9 @@ class Feedback:
             return []
         try:
             pictures, why = within_memory(lambda spare: self._drawn(baseline, SMALL_TILE if spare else 0))
+        except SamplingStopped as stopped:
+            self.records.note(f"Sample images of step {step} were left unfinished: {stopped}.")
+            return []
         except (AdapterLabError, OSError) as error:
             # With phased loading the VAE comes from the checkpoint's file again, which may be gone by now.
             self.records.warning(f"Sample images could not be made ({error}); training goes on.")
@@ -111,6 +116,7 @@ class Feedback:
 
     def _drawn(self, baseline: bool, tile: int) -> list[Image.Image]:
         prepared = self.prepared
+        stop: Callable[[], str] = str if self.stop() else self.stop
 
         def draw(vae: nn.Module) -> list[Image.Image]:
             return sample(
@@ -122,6 +128,7 @@ class Feedback:
                 vae=vae,
                 dtype=self.machine.dtype,
                 tile=tile,
+                stop=stop,
             )
 
         with prepared.network.disabled() if baseline else nullcontext():

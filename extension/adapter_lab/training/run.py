@@ -248,6 +248,7 @@ class Run:
             prepared.prompts,
             config.run.batch_size,
             config.run.seed,
+            self.stop.reason,
         )
 
     def steps(self, step: int) -> tuple[int, str]:

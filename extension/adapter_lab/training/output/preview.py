@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,10 @@ LARGEST_CHUNKS = 3
 DECODE_BYTES_PER_PIXEL = {torch.float32: 5000, torch.bfloat16: 2500, torch.float16: 2500}
 TILE = 512
 SMALL_TILE = 256  # where memory ran out once
+
+
+class SamplingStopped(Exception):
+    """An image was left unfinished; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ def sample(
     vae: nn.Module | None = None,
     dtype: torch.dtype | None = None,
     tile: int = 0,
+    stop: Callable[[], str] = str,
 ) -> list[Image.Image]:
     """One image per prompt in `texts`; image i starts from noise of seed `preview.seed + i`, drawn on the CPU.
 
@@ -77,8 +82,8 @@ def sample(
     `resolution` is the side where width or height is 0; itself 0: the base's. Sides are rounded down to whole latents.
     `vae` None: loaded for decoding only.
     `dtype` is what the UNet computes in, by default that of the text. `tile`: decode in tiles of this side; 0: only
-    where memory is short. Uses no global random numbers. The caller sees to adapters being in eval mode and to
-    autocast.
+    where memory is short. `stop` says before each sampling step why to end, which raises SamplingStopped. Uses no
+    global random numbers. The caller sees to adapters being in eval mode and to autocast.
     """
     device = next(unet.parameters()).device
     dtype = dtype or texts[0].positive.hidden.dtype
@@ -89,7 +94,7 @@ def sample(
         for i, text in enumerate(texts):
             mine = replace(preview, **{"seed": preview.seed + i, **text.own})
             width, height = (max(step, (size or side) // step * step) for size in (mine.width, mine.height))
-            latents.append(sample_latents(base, unet, mine, [text], [mine.seed], (height, width), device, dtype))
+            latents.append(sample_latents(base, unet, mine, [text], [mine.seed], (height, width), device, dtype, stop))
     vae = vae if vae is not None else base.load_vae(dtype, device)
     return [decode(vae, latent, tile) for latent in latents]
 
@@ -103,6 +108,7 @@ def sample_latents(
     size: tuple[int, int],
     device: torch.device,
     dtype: torch.dtype,
+    stop: Callable[[], str] = str,
 ) -> Tensor:
     """Scaled latents (B, C, h, w) in fp32 of images of `size` (height, width) pixels, drawn in one batch.
 
@@ -122,6 +128,8 @@ def sample_latents(
     )
     count = len(both)
     for time in scheduler.timesteps:
+        if reason := stop():
+            raise SamplingStopped(reason)
         noisy = torch.cat([latents] * (count // len(texts))).to(dtype)
         answer = base.denoise(unet, noisy, time.expand(count).to(device), text, [(size, (0, 0), size)] * count).float()
         if guided:
