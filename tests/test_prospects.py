@@ -85,7 +85,6 @@ POINTLESS = {
     "held": ([*HELD, "run.steps=200"], "optimizer.growth_rate 1.01 lets"),
     "frozen": (["optimizer.growth_rate=1", "optimizer.d0=1e-6", "run.steps=9000"], "keeps Prodigy's estimate d at its"),
     "d0": (["optimizer.growth_rate=0", "optimizer.d0=1e-9", "run.steps=200"], "optimizer.d0 is 1e-09"),
-    "no d0": (["optimizer.d0=0", "run.steps=9000"], "optimizer.d0 is 0"),
     "d_coef": (["optimizer.d_coef=0.001", "run.steps=1000"], "optimizer.d_coef is 0.001"),
     "prodigy's rate": (
         ["optimizer.lr=1e-4", "run.steps=1000"],
@@ -109,7 +108,9 @@ POINTLESS = {
         ["network.algo=t-lora", "network.dim=8", "network.min_rank=8", "run.steps=300"],
         "network.min_rank is 8, not below network.dim 8: no rank ever rests",
     ),
-    "dropout": (["network.module_dropout=1", "run.steps=300"], "network.module_dropout is 1"),
+    "tags": (["dataset.tag_dropout=1", "run.steps=300"], "dataset.tag_dropout is 1, so of captions only"),
+    "clipping": (["optimizer.clip_grad_norm=1e-30", "run.steps=300"], "optimizer.clip_grad_norm is 1e-30, to which"),
+    "gamma": (["loss.min_snr_gamma=1e-300", "run.steps=300"], "loss.min_snr_gamma is 1e-300, which weighs"),
     "captions": (["dataset.caption_dropout=1", "run.steps=300"], "dataset.caption_dropout is 1, so no caption"),
     "norm": (["network.max_norm=1e-30", "run.steps=300"], "network.max_norm is 1e-30"),
     "a tiny rate": (["optimizer.lr=1e-200", "run.steps=1000"], "learns 1e+200 times too slowly"),

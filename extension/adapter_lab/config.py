@@ -266,10 +266,10 @@ class NetworkConfig(algorithms.OwnOptions, SizeConfig):
     use_scalar: bool = option(False, "Learn one scalar per module, starting at zero.", lycoris="use_scalar")
     rs_lora: bool = option(False, "Scale by alpha / sqrt(dim) (rank-stabilised).", lycoris="rs_lora")
     train_norm: bool = option(False, "Also train normalisation layers.", lycoris="train_norm")
-    dropout: float = option(0.0, "Dropout on the adapter's path.", minimum=0, maximum=1, lycoris="dropout")
-    rank_dropout: float = option(0.0, "Chance to leave out each rank.", minimum=0, maximum=1, lycoris="rank_dropout")
+    dropout: float = option(0.0, "Dropout on the adapter's path.", minimum=0, maximum=0.99, lycoris="dropout")
+    rank_dropout: float = option(0.0, "Chance to leave out each rank.", minimum=0, maximum=0.99, lycoris="rank_dropout")
     module_dropout: float = option(
-        0.0, "Chance to leave out a module's adapter for a step.", minimum=0, maximum=1, lycoris="module_dropout"
+        0.0, "Chance to leave out a module's adapter for a step.", minimum=0, maximum=0.99, lycoris="module_dropout"
     )
     max_norm: float = option(
         0.0,
@@ -363,7 +363,7 @@ class OptimizerConfig:
     eps: float = option(
         1e-8,
         "Term added to the denominator.",
-        minimum=0,
+        minimum=1e-30,
         optimizers=("prodigy", "adamw", "adamw8bit", "prodigy-plus-schedule-free"),
     )
     decouple: bool = option(True, "Prodigy: weight decay as in AdamW.", optimizers=("prodigy",))
@@ -376,7 +376,7 @@ class OptimizerConfig:
     d0: float | Literal["auto"] = option(
         "auto",
         "Prodigy: first estimate d of the learning rate; auto: by the budget, 1e-4 or 1e-6.",
-        minimum=0,
+        minimum=1e-20,
         optimizers=PRODIGIES,
     )
     use_bias_correction: bool = option(True, "Prodigy: Adam's bias correction.", optimizers=("prodigy",))

@@ -46,6 +46,9 @@ SIGNED = {"adamw": 1e-4, "adamw8bit": 1e-4, "adafactor": 1e-4, "lion": 3e-5}
 LEAST_WAY = 1e-3
 # Below which a limit of an update leaves none of it to see.
 SMALLEST_NORM = 1e-3
+# Below which Adam's eps of 1e-8 is most of what the clipped gradient of one number is divided by.
+SMALLEST_CLIP = 1e-4
+SMALLEST_GAMMA = 1e-3
 
 
 def start_of(steps: int) -> Start:
@@ -145,8 +148,6 @@ def _no_estimate(config: TrainConfig, steps: int) -> Iterator[str]:
     o = config.optimizer
     if o.name not in PRODIGIES:
         return
-    if o.d0 == 0:
-        yield "optimizer.d0 is 0, from which Prodigy's estimate d never grows: set optimizer.d0 to auto."
     if (factor := _number(o.d_coef)) < 0.05:
         yield (
             f"optimizer.d_coef is {factor:g}, so Prodigy takes {factor:g} times the rate that it finds: 0.5 to 2 are "
@@ -199,9 +200,11 @@ def _restarts(config: TrainConfig, steps: int) -> Iterator[str]:
 
 
 def _dropped(config: TrainConfig, steps: int) -> Iterator[str]:
-    for name in ("dropout", "rank_dropout", "module_dropout"):
-        if getattr(config.network, name) == 1:
-            yield f"network.{name} is 1, which leaves everything out in every step: nothing is learned. Lower it."
+    if config.dataset.tag_dropout == 1:
+        yield (
+            "dataset.tag_dropout is 1, so of captions only leading dataset.keep_tokens tags and trigger words are ever "
+            "trained, where there are any. Lower it."
+        )
     if config.dataset.caption_dropout == 1:
         yield (
             "dataset.caption_dropout is 1, so no caption is ever trained, and no word will ask for what is learned. "
@@ -211,6 +214,16 @@ def _dropped(config: TrainConfig, steps: int) -> Iterator[str]:
         yield (
             f"network.max_norm is {config.network.max_norm:g}, to which every update is scaled down: next to nothing "
             "is learned. 1 is usual; 0 is no limit."
+        )
+    if 0 < config.optimizer.clip_grad_norm < SMALLEST_CLIP:
+        yield (
+            f"optimizer.clip_grad_norm is {config.optimizer.clip_grad_norm:g}, to which all gradients together are "
+            "scaled down: next to nothing is learned. 1 is usual; 0 is no limit."
+        )
+    if 0 < config.loss.min_snr_gamma < SMALLEST_GAMMA:
+        yield (
+            f"loss.min_snr_gamma is {config.loss.min_snr_gamma:g}, which weighs the loss of nearly every noise level "
+            "down to next to nothing. 5 is usual; 0 is off."
         )
 
 

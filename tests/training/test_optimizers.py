@@ -12,13 +12,14 @@ import torch
 from prodigyopt import Prodigy
 from torch.nn import Parameter
 
-from adapter_lab.config import OWN_OPTIMIZERS, OptimizerConfig
+from adapter_lab.config import OPTIMIZERS, OWN_OPTIMIZERS, OptimizerConfig, TrainConfig
 from adapter_lab.errors import ConfigError
 from adapter_lab.presets import STUDY, preset
 from adapter_lab.training.optim.ema import MovingAverage
-from adapter_lab.training.optim.optimizers import OptimizerSet, build_optimizer, rate_groups
+from adapter_lab.training.optim.optimizers import OptimizerSet, build_optimizer, check_available, rate_groups
 from adapter_lab.training.optim.prodigy import Prodigy as DeviceProdigy
 from adapter_lab.training.optim.schedules import schedule_factor
+from adapter_lab.validation import problems
 
 AVAILABLE = [name for name in OWN_OPTIMIZERS if name != "adamw8bit"]
 # Enough for the Prodigy family to leave its first, tiny estimate of the rate.
@@ -298,3 +299,39 @@ def test_moving_average_follows_and_restores_exactly():
     other.load_state_dict(average.state_dict())
     assert torch.equal(other.values[0], average.values[0])
     assert other.updates == 50
+
+
+TRIED = [name for name in OPTIMIZERS if name != "adamw8bit"]  # whose package is not everywhere
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_every_optimiser_takes_its_own_settings(name: str) -> None:
+    check_available(OptimizerConfig(name=name))
+
+
+EXTREMES: dict[str, list[Any]] = {
+    "eps": [1e-30, 1e30],
+    "betas": [[0.0, 0.0], [0.9, 1.0], [1.0, 1.0], [0.5]],
+    "weight_decay": [0.0, 1e30],
+    "d0": [1e-20, 1e30],
+    "d_coef": [1e-30, 1e30],
+    "growth_rate": [1.0, 1e30],
+    "lr": [1e-30, 1e30],
+    "slice_p": [1, 10**9],
+    "args": [["eps=0"], ["betas=(2,2)"], ["weight_decay=-1"], ["nothing=1"]],
+}
+
+
+@pytest.mark.parametrize("setting", EXTREMES)
+@pytest.mark.parametrize("name", TRIED)
+def test_no_setting_of_an_optimiser_fails_but_in_a_sentence(name: str, setting: str) -> None:
+    for value in EXTREMES[setting]:
+        config = TrainConfig(optimizer=OptimizerConfig(name=name, **{setting: value}))
+        config.dataset.folder = config.base.checkpoint = "x"
+        config.run.steps = 10
+        if problems(config):
+            continue  # refused before, by name
+        try:
+            check_available(config.optimizer)
+        except ConfigError as error:
+            assert name in str(error) and "optimizer" in str(error)

@@ -17,6 +17,7 @@ from torch.nn import Parameter
 from adapter_lab import library_optimizers
 from adapter_lab.config import OptimizerConfig, TrainConfig, stated_rate
 from adapter_lab.errors import ConfigError
+from adapter_lab.families import UNET
 from adapter_lab.prospects import fitted
 
 USUAL_RATE = {
@@ -172,7 +173,32 @@ PACKAGES = {
 
 
 def check_available(config: OptimizerConfig) -> None:
-    """Raise ConfigError where the optimiser's package cannot be used here, before anything is loaded."""
+    """Raise ConfigError where the optimiser cannot be used here or refuses its settings, before anything is loaded."""
+    _check_package(config)
+    # Of a matrix and a vector, which some optimisers tell apart.
+    parameters = [Parameter(torch.zeros(2, 2)), Parameter(torch.zeros(2))]
+    optimizer = build_optimizer([RateGroup(UNET, rate_of(config, UNET) or 1e-4, parameters)], config)
+    if config.name == "adamw8bit":  # which steps on a GPU alone
+        return
+    try:
+        for size in (0.0, 1e-3):
+            for parameter in parameters:
+                parameter.grad = torch.full_like(parameter, size)
+            optimizer.step()
+    except (ArithmeticError, ValueError, RuntimeError) as error:
+        raise ConfigError(_refused(config, f"a first step fails ({error})")) from error
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
+        raise ConfigError(_refused(config, "a first step gives values that are not finite"))
+
+
+def _refused(config: OptimizerConfig, why: str) -> str:
+    return (
+        f"{config.name} cannot train with these settings in [optimizer]: {why}. Correct them, or remove those that "
+        "differ from their defaults."
+    )
+
+
+def _check_package(config: OptimizerConfig) -> None:
     module, package = PACKAGES.get(config.name, ("torch", "torch"))
     if config.name in library_optimizers.NAMES:
         module, package = "pytorch_optimizer", "pytorch-optimizer"
@@ -190,11 +216,14 @@ def build_optimizer(groups: Sequence[RateGroup], config: OptimizerConfig) -> Opt
 
     What `config` leaves to "auto" is chosen as for a run of unknown length.
     """
-    check_available(config)
+    _check_package(config)
     config = fitted(TrainConfig(optimizer=config), 0)
     members = [{"params": group.parameters, "lr": group.lr, "part": group.part} for group in groups]
     with contextlib.redirect_stdout(io.StringIO()):  # some announce their settings on stdout, which may be JSON
-        return OptimizerSet(BUILDERS.get(config.name, _library)(members, config))
+        try:
+            return OptimizerSet(BUILDERS.get(config.name, _library)(members, config))
+        except (ValueError, TypeError, AssertionError) as error:  # what constructors say of values out of range
+            raise ConfigError(_refused(config, str(error))) from error
 
 
 class OptimizerSet(torch.optim.Optimizer):
