@@ -311,3 +311,15 @@ def test_the_base_is_never_overwritten(checkpoints: dict[str, Path], tmp_path: P
 def test_an_unknown_dtype_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(AdapterLabError, match="fp32"):
         apply_adapters(checkpoints["sd15"], [], tmp_path / "out.safetensors", dtype="int4")
+
+
+def test_only_tensors_that_differ_are_counted_as_changed(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    base = checkpoints["sdxl"]
+    table = table_of(base)
+    modules = dict(list(random_adapter(table, ("lora",), seed=1).items())[:3])
+    first = next(iter(modules))
+    modules[first] = {**modules[first], "alpha": torch.tensor(0.0)}
+    report = apply_adapters(base, [(save(tmp_path / "a.safetensors", modules), 1.0)], tmp_path / "out.safetensors")
+    before, after = TensorFile.open(base), TensorFile.open(tmp_path / "out.safetensors")
+    differ = sum(not torch.equal(before.read(key), after.read(key)) for key in before.tensors)
+    assert report.changed == differ == 2 and len(report.adapters[0].applied) == 3

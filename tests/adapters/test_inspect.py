@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from adapter_lab.adapters.keys import targets
 from adapter_lab.adapters.merge import merge
 from adapter_lab.adapters.provenance import SOURCES
 from adapter_lab.errors import FileFormatError
+from adapter_lab.hosts.loading.described import described, in_words
 from tests.adapters.layouts import real_shapes
 from tests.adapters.lycoris_modules import CASES, LAYERS, file_tensors, trained
 from tests.adapters.random_adapter import random_tensors
@@ -124,3 +126,17 @@ def test_a_file_that_is_no_adapter_is_refused(tmp_path: Path) -> None:
     save_adapter(tmp_path / "a.safetensors", {"model.diffusion_model.out.2.weight": torch.zeros(1)}, {})
     with pytest.raises(FileFormatError, match="checkpoint"):
         describe(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("suffix, value", [("lora_up.weight", math.nan), ("alpha", math.inf)])
+def test_numbers_that_cannot_be_used_are_said(suffix: str, value: float, tmp_path: Path) -> None:
+    tensors = {
+        f"lora_unet_input_blocks_{block}_1_proj_in.{name}": tensor
+        for block in (4, 5)
+        for name, tensor in random_tensors("lora", (64, 64)).items()
+    }
+    tensors[f"lora_unet_input_blocks_4_1_proj_in.{suffix}"] *= value
+    save_adapter(tmp_path / "a.safetensors", tensors, {})
+    found = described(tmp_path / "a.safetensors")
+    [reason] = found["broken"].values()
+    assert "holds NaN or infinity" in reason and "cannot be used" in in_words(found)

@@ -56,7 +56,7 @@ class ApplyReport:
     family: str
     out: str
     out_bytes: int
-    changed: int  # tensors of the checkpoint that were patched
+    changed: int  # tensors of the checkpoint that are other than before
     adapters: list[AppliedAdapter]
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,16 +121,20 @@ def apply_adapters(
     metadata = {key: value for key, value in base.metadata.items() if key not in STALE}
     metadata["adapter_lab.applied"] = json.dumps([[Path(report.path).name, report.strength] for report in reports])
 
-    scratch = (Scratch(), Scratch())
+    scratch = (Scratch(), Scratch(), Scratch())
+    changed: set[str] = set()
 
     def read(key: str) -> Any:
         if key not in changes and layout[key][1] == base.dtypes[key]:
             return base.chunks(key)
-        return writing.raw_bytes(_patched(base, key, changes.get(key, []), layout[key][1], scratch))
+        result, differs = _patched(base, key, changes.get(key, []), layout[key][1], scratch)
+        if differs:
+            changed.add(key)
+        return writing.raw_bytes(result)
 
     with torch.inference_mode():
         size = writing.write_tensors(out, layout, metadata, read)
-    return ApplyReport(str(base_path), family, str(out), size, len(changes), reports)
+    return ApplyReport(str(base_path), family, str(out), size, len(changed), reports)
 
 
 def _targets(base: Checkpoint) -> TargetTable:
@@ -170,25 +174,24 @@ def _output_dtype(key: str, dtype: torch.dtype, wanted: torch.dtype | None) -> t
 
 
 def _patched(
-    base: Checkpoint, key: str, changes: list[Change], dtype: torch.dtype, scratch: tuple[Scratch, Scratch]
-) -> Tensor:
-    """Tensor `key` of the checkpoint with all changes, in `dtype`, in the memory of `scratch`."""
+    base: Checkpoint, key: str, changes: list[Change], dtype: torch.dtype, scratch: Sequence[Scratch]
+) -> tuple[Tensor, bool]:
+    """Tensor `key` with all changes, in `dtype`, in the memory of `scratch`; and whether they made it another."""
     stored, work = base.read(key, scratch[0]), working_dtype(base.dtypes[key])
-    weight = stored if stored.dtype == work else scratch[1].empty(stored.shape, work).copy_(stored)
+    weight = scratch[1].empty(stored.shape, work).copy_(stored)
     for change in changes:
         rows = weight if change.target.rows is None else weight[slice(*change.target.rows)]
         if change.of_bias:
             patch_bias_(rows, change.file.load_bias(change.name), change.strength)
         else:
             patch_(rows.T if change.target.transposed else rows, change.file.load(change.name), change.strength)
-    # What was read is no longer needed, so the result takes its place.
-    result = weight if weight.dtype == dtype else scratch[weight is stored].empty(weight.shape, dtype).copy_(weight)
+    result = weight if weight.dtype == dtype else scratch[2].empty(weight.shape, dtype).copy_(weight)
     if not is_finite(result):
         if is_finite(weight):
             remedy = f"{_strengths(changes)}choose bf16 or fp32"
             raise AdapterLabError(f"{key} of {base.path} does not fit into {dtype}; {remedy}.")
         raise AdapterLabError(f"{key} of {base.path} holds NaN or infinity, before or by patching it.")
-    return result
+    return result, not torch.equal(result, stored.to(dtype))
 
 
 def _strengths(changes: list[Change]) -> str:

@@ -152,10 +152,19 @@ class AdapterFile:
         """
         self._check(name)
         tensors = {
-            suffix: self._numbers[info.key] if info.key in self._numbers else torch.empty(1).expand(info.shape)
+            suffix: self._finite(info, self._numbers[info.key])
+            if info.key in self._numbers
+            else torch.empty(1).expand(info.shape)
             for suffix, info in self.modules[name].items()
         }
         return self._adapter(name, tensors)
+
+    def check_values(self, name: str) -> None:
+        """Read every number of module `name`; raises ModuleError where one is not finite."""
+        infos = self.modules[name]
+        read = self.file.read_many(info.key for info in infos.values())
+        for info in infos.values():
+            self._finite(info, read[info.key])
 
     @cached_property
     def _numbers(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What an adapter file is: algorithms, options, dims, parts and family, from its header and single numbers only."""
+"""What an adapter file is: algorithms, options, dims, parts and family, and whether its numbers can be used."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ def _modules(file: AdapterFile) -> tuple[dict[str, dict[str, Any]], dict[str, st
     for name in file.modules:
         try:
             options = _rounded(file.outline(name).describe())
+            file.check_values(name)
         except ModuleError as error:
             broken[name] = error.reason
             continue
