@@ -157,6 +157,8 @@ def test_settings_whose_needs_are_met_are_accepted(changes: list[str]) -> None:
         ("run.name=a:b", "plain file name"),
         ("run.name=", "plain file name"),
         ("run.name=..", "plain file name"),
+        ("run.name=con", "a name that Windows keeps for itself"),
+        ("run.name=LPT1.x", "a name that Windows keeps for itself"),
         ("precision.device=gpu", "precision.device is 'gpu', but must be auto, cpu, cuda, cuda:N or mps"),
         ("network.train_unet=false", "nothing would be trained"),
         ('network.rules=[{match = ""}]', "network.rules[0].match is empty"),

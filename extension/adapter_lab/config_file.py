@@ -44,8 +44,9 @@ def parse_toml(text: str, where: str = "The text") -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError:
         raise ConfigError(f"{where} is not valid TOML: it is nested too deeply; correct it there.") from None
-    except ValueError as error:  # a mistake in TOML, or a number of thousands of digits
-        raise ConfigError(f"{where} is not valid TOML: {error}; correct it there.") from error
+    except ValueError as error:
+        mistake = "a number has thousands of digits" if "integer string conversion" in str(error) else str(error)
+        raise ConfigError(f"{where} is not valid TOML: {mistake}; correct it there.") from error
 
 
 def read_text(path: Path) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from adapter_lab.errors import shown
 
+MOST_DIGITS = 1000  # of a whole number; no setting comes near it
 LARGEST = 2**63  # what a column of numbers, or another program, can still hold
 
 
@@ -21,12 +22,21 @@ def read(path: Path) -> Any:
     return parsed(path.read_bytes())
 
 
-def parsed(text: str | bytes) -> Any:
-    """A JSON text's value; raises ValueError, also where it is nested deeper than can be read."""
+def parsed(text: str | bytes, **hooks: Any) -> Any:
+    """A JSON text's value; raises ValueError, also for nesting and numbers that are larger than can be read.
+
+    `hooks`: those of `json.loads`.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, **{"parse_int": _integer, **hooks})
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number has {len(digits):,} digits")
+    return int(digits)
 
 
 def table(value: Any) -> dict[str, Any]:

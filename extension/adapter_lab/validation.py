@@ -41,6 +41,10 @@ from adapter_lab.sample_prompts import prompt_advice
 
 # Bytes of a name; those of files go on with steps and an ending, and file systems take 255.
 LONGEST_NAME = 160
+# Devices of Windows, which has no files of these names with any ending.
+RESERVED = frozenset(
+    {"CON", "PRN", "AUX", "NUL", *(f"{device}{number}" for device in ("COM", "LPT") for number in range(1, 10))}
+)
 
 
 @dataclass(frozen=True)
@@ -445,6 +449,11 @@ def _weighting(config: TrainConfig) -> Iterator[Problem]:
     yield from useless_weighting(config.base.prediction, config.loss)
 
 
+def is_reserved(name: str) -> bool:
+    """Whether Windows keeps a file name for a device, whatever its ending."""
+    return name.split(".")[0].strip().upper() in RESERVED
+
+
 def _names(config: TrainConfig) -> Iterator[Problem]:
     name = config.run.name
     # Hosts write adapters as <lora:name:strength>, and Windows allows none of these in a file name.
@@ -454,6 +463,8 @@ def _names(config: TrainConfig) -> Iterator[Problem]:
             f'run.name is {shown(name)}, but must be a plain file name, without any of \\ / : * ? " < > | and without '
             "spaces or dots at its ends.",
         )
+    elif is_reserved(name):
+        yield Problem("run.name", f"run.name is {shown(name)}, a name that Windows keeps for itself: choose another.")
     elif len(name.encode("utf-8", "replace")) > LONGEST_NAME:
         yield Problem("run.name", f"run.name has {len(name)} letters, too many for the names of its files: shorten it.")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.precision.device):

@@ -11,9 +11,16 @@ import httpx2 as httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from adapter_lab import config_file, jsonio
+from adapter_lab.adapters.tensors import TensorFile
 from adapter_lab.api import Context
+from adapter_lab.api.call import body_of
+from adapter_lab.api.errors import BadRequest
+from adapter_lab.api.own_presets import OwnPresets
 from adapter_lab.api.threads import THREADS
-from adapter_lab.config import ALGORITHMS
+from adapter_lab.config import ALGORITHMS, TrainConfig
+from adapter_lab.errors import ConfigError, FileFormatError
+from adapter_lab.kohya.reading import tables_of
 from adapter_lab.study.spec import file as study_file
 from adapter_lab.study.spec.definition import MOST_TRAININGS, MOST_VARIANTS, Study, Variant
 
@@ -128,3 +135,38 @@ def test_numbers_that_are_none_are_refused_by_name(value: str, client: TestClien
         assert name in answer.text or "not JSON" in said["error"], answer.text
     answer = client.post("/files/resize", content=f'{{"adapter": "a", "out": "b", "error": {value}}}')
     assert answer.status_code in (400, 404), answer.text
+
+
+HOSTILE = {
+    "digits": ('{"x": ' + "9" * 5000 + "}", "a number has 5,000 digits"),
+    "nesting": ('{"x": ' + "[" * 100_000 + "]" * 100_000 + "}", "it is nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_numbers_and_nesting_beyond_reading_have_a_sentence_of_ours_everywhere(kind: str, tmp_path: Path) -> None:
+    text, sentence = HOSTILE[kind]
+    with pytest.raises(BadRequest, match=f"The body is not JSON: {sentence}"):
+        body_of(text.encode())
+    with pytest.raises(ValueError, match=sentence):
+        jsonio.parsed(text)
+    with pytest.raises(ConfigError, match=sentence):
+        tables_of(text, "settings.json")
+    header = text.encode()
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(FileFormatError, match=sentence):
+        TensorFile.open(tmp_path / "a.safetensors")
+    toml = text.replace('{"x": ', "x = ").removesuffix("}")
+    said = "a number has thousands of digits" if kind == "digits" else sentence
+    with pytest.raises(ConfigError, match=said):
+        config_file.parse_toml(toml)
+
+
+def test_a_preset_that_cannot_be_trained_is_not_saved(tmp_path: Path) -> None:
+    config = TrainConfig()
+    config.network.dim = -5
+    with pytest.raises(ConfigError, match=r"network\.dim is -5"):
+        OwnPresets(tmp_path).save("mine", config)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(BadRequest):
+        OwnPresets(tmp_path).save("con.x", TrainConfig())

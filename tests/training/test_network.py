@@ -16,9 +16,11 @@ from adapter_lab.adapters.keys import Target, targets
 from adapter_lab.config import NetworkConfig, RuleConfig
 from adapter_lab.errors import ConfigError
 from adapter_lab.training.forwards.quantized import compress
+from adapter_lab.training.loop import train
 from adapter_lab.training.network.modules import find_module
 from adapter_lab.training.network.network import AdapterNetwork, add_frozen_adapters, build_network
 from tests.support.checkpoints import tiny_layout, tiny_modules
+from tests.support.training import tiny_config
 
 MIXED = NetworkConfig(
     dim=4,
@@ -281,3 +283,12 @@ def test_max_norm_scales_large_updates_down_and_leaves_small_ones(algo: str) -> 
     network.apply_max_norm()
     for name, norm in norms().items():
         assert norm == pytest.approx(min(before[name], 0.5), rel=1e-5)
+
+
+@pytest.mark.parametrize("value", ["0", "1000000", "missing.safetensors", "missing.safetensors:0.5"])
+@pytest.mark.parametrize("setting", ["start_from", "frozen_adapters"])
+def test_an_adapter_that_is_not_there_names_its_setting(setting: str, value: str, tmp_path: Path) -> None:
+    given = [value] if setting == "frozen_adapters" else value
+    config = tiny_config(tmp_path, **{f"network__{setting}": given})
+    with pytest.raises(ConfigError, match=rf"network\.{setting}: .*{value.split(':')[0]}"):
+        train(config, tmp_path / "run")

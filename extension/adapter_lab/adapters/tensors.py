@@ -6,7 +6,6 @@ Format: 8 bytes little-endian header length, a JSON object {name: {dtype, shape,
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -19,6 +18,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from adapter_lab import jsonio
 from adapter_lab.errors import FileFormatError
 
 # Number formats by their names in the file, in the order that `writing.layout_order` needs.
@@ -167,8 +167,8 @@ def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any],
         raise FileFormatError(f"{path} has a header of {length // 2**20} MiB, which no real adapter or checkpoint has.")
     text += file.read(length - 1)
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
+        header = jsonio.parsed(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
+    except ValueError as error:
         raise FileFormatError(f"{path} is not a .safetensors file: its header is not valid JSON ({error}).") from None
     return header, 8 + length
 

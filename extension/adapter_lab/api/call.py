@@ -9,7 +9,7 @@ from typing import Any
 
 from adapter_lab.api.errors import BadRequest
 from adapter_lab.errors import shown
-from adapter_lab.jsonio import LARGEST
+from adapter_lab.jsonio import LARGEST, parsed
 from adapter_lab.study.spec.definition import MOST_VARIANTS
 
 REQUIRED: Any = object()
@@ -191,11 +191,13 @@ def body_of(content: bytes) -> dict[str, Any]:
     if not content.strip():
         return {}
     try:
-        value = json.loads(content.decode("utf-8"), parse_constant=_no_constant)
+        value = parsed(content.decode("utf-8"), parse_constant=_no_constant)
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeError:
         raise BadRequest("The body holds half of a character, which no file can hold; send UTF-8.") from None
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise BadRequest("The body is not JSON: it is nested too deeply.") from None
+    except ValueError as error:
         raise BadRequest(f"The body is not JSON: {error}.") from None
     if not isinstance(value, dict):
         raise BadRequest("The body must be a JSON object, { ... }.")

@@ -12,6 +12,7 @@ from adapter_lab.api.errors import BadRequest, NotFound
 from adapter_lab.api.settings import flat
 from adapter_lab.config import TrainConfig
 from adapter_lab.errors import AdapterLabError
+from adapter_lab.validation import is_reserved, validate
 
 LONGEST = 80
 
@@ -67,8 +68,9 @@ class OwnPresets:
         }
 
     def save(self, name: str, config: TrainConfig) -> None:
-        """Write a preset, replacing one of that name."""
+        """Write a preset, replacing one of that name; raises ConfigError for settings that cannot be trained."""
         path = self._path(name)
+        validate(config, complete=False)
         self.folder.mkdir(parents=True, exist_ok=True)
         config_file.write(config, path, only_changed=True)
 
@@ -88,17 +90,13 @@ class OwnPresets:
 
     def _path(self, name: str) -> Path:
         plain = name == name.strip(" .") and not re.search(r'[\\/:*?"<>|\x00-\x1f]', name)
-        if not name or not plain or len(name) > LONGEST or name.upper() in RESERVED:
+        if not name or not plain or len(name) > LONGEST or is_reserved(name):
             raise BadRequest(
                 f'{name!r} cannot be the name of a preset: use up to {LONGEST} characters, none of \\ / : * ? " < > |.'
             )
         if name in built_in():
             raise BadRequest(f"{name} is a preset of Adapter Lab's own, which stays as it is; choose another name.")
         return self.folder / f"{name}.toml"
-
-
-# Names that Windows keeps for devices.
-RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
 
 
 def configuration(name: str, own: OwnPresets) -> TrainConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from adapter_lab import jsonio
 from adapter_lab.config_file import parse_toml
 from adapter_lab.errors import ConfigError
 
@@ -200,8 +200,8 @@ def tables_of(text: str, name: str) -> dict[str, Any]:
     if not name.lower().endswith(".json"):
         return parse_toml(text, name)
     try:
-        tables = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        tables = jsonio.parsed(text)
+    except ValueError as error:
         raise ConfigError(f"{name} is not valid JSON: {error}; correct it there.") from None
     if not isinstance(tables, dict):
         raise ConfigError(f"{name} holds no settings, so there is nothing to import.")

@@ -15,10 +15,11 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from adapter_lab.adapters.file import AdapterFile
 from adapter_lab.adapters.keys import targets
 from adapter_lab.adapters.strength import file_and_strength
 from adapter_lab.config import PreviewConfig, TrainConfig, trained_network, trained_parts
-from adapter_lab.errors import ConfigError
+from adapter_lab.errors import ConfigError, FileFormatError
 from adapter_lab.training.bases.base import Base, open_base
 from adapter_lab.training.bases.text import TextOutput, TextStack
 from adapter_lab.training.bases.vae import encode
@@ -93,6 +94,7 @@ class Preparation:
     def run(self) -> Prepared:
         """All phases; raises AdapterLabError for what is wrong with the base, the images or the settings."""
         config = self.config
+        check_named_adapters(config)
         base = open_base(config.base)
         base.check()
         for finding in base.findings:
@@ -288,6 +290,18 @@ class Preparation:
         self.records.event("cached", what=what, made=report.made, found=report.found, seconds=round(report.seconds, 3))
         for remark in report.remarks:
             self.records.warning(remark)
+
+
+def check_named_adapters(config: TrainConfig) -> None:
+    """Raise ConfigError, with the setting's name, where an adapter that the settings name cannot be opened."""
+    network = config.network
+    named = [("network.start_from", network.start_from)] if network.start_from else []
+    named += [("network.frozen_adapters", file_and_strength(entry)[0]) for entry in network.frozen_adapters]
+    for setting, path in named:
+        try:
+            AdapterFile.open(path)
+        except (FileFormatError, OSError) as error:
+            raise ConfigError(f"{setting}: {error}") from error
 
 
 def frozen_key(entries: Sequence[str]) -> str:
