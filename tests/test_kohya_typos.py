@@ -188,3 +188,36 @@ def test_the_command_says_a_mistake_in_a_sentence_and_values_of_any_kind_as_json
     assert main(["import-kohya", str(path), "--json"]) == 0
     told = {entry["key"]: entry["value"] for entry in json.loads(capsys.readouterr().out)["left_out"]}
     assert repr(datetime.date(2024, 1, 1)) == told["a_date"] and "not_a_number" in told
+
+
+ODD: dict[str, Any] = {"fraction": 0.37, "negative": -3, "huge": 10**12, "three": [1e-5, 2e-5, 3e-5]}
+# What else a file must say for an option to mean anything to sd-scripts.
+NEEDED: dict[str, dict[str, Any]] = {
+    **{key: {"loss_type": "huber"} for key in ("huber_c", "huber_schedule")},
+    "huber_scale": {"loss_type": "huber", "huber_schedule": "constant"},
+    "keep_tokens": {"shuffle_caption": True},
+    "lr_scheduler_min_lr_ratio": {"lr_scheduler": "cosine_with_min_lr"},
+    "lr_scheduler_num_cycles": {"lr_scheduler": "cosine_with_restarts"},
+    "lr_scheduler_power": {"lr_scheduler": "polynomial"},
+    "lr_scheduler_timescale": {"lr_scheduler": "inverse_sqrt"},
+    **{key: {"enable_bucket": True} for key in ("max_bucket_reso", "min_bucket_reso")},
+    "multires_noise_discount": {"multires_noise_iterations": 6},
+    "prior_loss_weight": {"reg_data_dir": "reg"},
+    "save_last_n_epochs": {"save_every_n_epochs": 1},
+    "save_last_n_steps": {"save_every_n_steps": 1},
+    "base_weights_multiplier": {"base_weights": ["a.safetensors"]},
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("option", _names(OPTIONS))
+def test_an_odd_value_that_changes_nothing_is_said(option: str, odd: str) -> None:
+    file = {**TRAINING, **NEEDED.get(option, {})}
+    found, without = (_import({"a.json": {**file, **more}}) for more in ({option: ODD[odd]}, {}))
+    if isinstance(found, str):
+        assert option in found
+        return
+    assert not isinstance(without, str)
+    if found.config == without.config:
+        named = " ".join(f"{left.key} {left.reason}" for left in found.left_out)
+        assert option in named, named

@@ -102,7 +102,10 @@ class SourceConfig:
 
     folder: str = option("", "Folder of images with captions beside them.", path="needed")
     repeats: int | Literal["auto"] = option(
-        "auto", "Times each image is used per epoch; auto: from an `N_name` folder, else 1; 0: not used.", minimum=0
+        "auto",
+        "Times each image is used per epoch; auto: from an `N_name` folder, else 1; 0: not used.",
+        minimum=0,
+        maximum=3_000_000,
     )
     resolution: int | Literal["same"] = option(
         "same", "Training resolution of this folder; same: the dataset's.", minimum=8, maximum=4096, unit="px"
@@ -136,7 +139,10 @@ class DatasetConfig:
     sources: list[SourceConfig] = option([], "Further folders, each with options of its own.")
     recursive: bool = option(True, "Also use images in subfolders.")
     repeats: int | Literal["auto"] = option(
-        "auto", "Times each image is used per epoch; auto: from `N_name` folders, else 1; 0: not used.", minimum=0
+        "auto",
+        "Times each image is used per epoch; auto: from `N_name` folders, else 1; 0: not used.",
+        minimum=0,
+        maximum=3_000_000,
     )
     resolution: int = option(
         0,

@@ -221,10 +221,13 @@ def _buckets(config: TrainConfig, keys: Keys) -> None:
 def _sides(keys: Keys) -> list[int]:
     """Width and height, in px, of `resolution`: "1024,1024", 1024 or a list."""
     given = keys.values.get("resolution")
-    sides = keys.numbers("resolution", [512])
+    sides = keys.numbers("resolution", [512], "one or two sides in px, such as 1024 or 1024,1024")
     if len(sides) not in (1, 2) or not all(1 <= side <= LARGEST_SIDE for side in sides):
         raise ConfigError(
             f"{keys.called('resolution')} is {shown(given)}, but must be one or two sides from 1 to {LARGEST_SIDE} px, "
             "such as 1024 or 1024,1024: correct it there."
         )
-    return [int(side) for side in sides]
+    whole = [int(side) for side in sides]
+    if whole != sides:
+        keys.note("resolution", given, f"sides are whole pixels: {', '.join(map(str, whole))}")
+    return whole

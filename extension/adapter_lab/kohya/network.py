@@ -157,7 +157,9 @@ def _parts(config: TrainConfig, keys: Keys) -> None:
     common = keys.number("learning_rate", 2e-6)
     unet = keys.number("unet_lr", common)
     rates = keys.numbers("text_encoder_lr", [common]) or [common]
-    te1, te2 = rates[0], rates[-1]
+    te1, te2 = rates[0], rates[min(1, len(rates) - 1)]
+    if len(rates) > 2:
+        keys.note("text_encoder_lr", rates, "there are two text encoders here: the first two rates are imported")
     network.train_unet = not te_only and unet > 0
     network.train_te = not (unet_only or cached) and (te1 > 0 or te2 > 0)
     optimizer.lr = unet if network.train_unet else max(te1, te2)

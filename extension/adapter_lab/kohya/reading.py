@@ -77,9 +77,9 @@ class Keys:
         """A whole number, also written as text or as 4.0."""
         return self._as(key, _whole, default, "a whole number")
 
-    def numbers(self, key: str, default: list[float]) -> list[float]:
-        """Numbers written as a list, a tuple in text, "0.9,0.99", or a single one."""
-        return self._as(key, _numbers, default, "numbers such as 0.9,0.99")
+    def numbers(self, key: str, default: list[float], kind: str = "numbers such as 0.9,0.99") -> list[float]:
+        """Numbers written as a list, a tuple in text, "0.9,0.99", or a single one; `kind`: what they must be."""
+        return self._as(key, _numbers, default, kind)
 
     def text(self, key: str, default: str = "") -> str:
         """A text, or a number where a name of digits was written without quotes."""

