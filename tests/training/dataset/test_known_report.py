@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from adapter_lab.config import DatasetConfig
-from adapter_lab.training.dataset import known_report, scan
+from adapter_lab.errors import DatasetError
+from adapter_lab.training.dataset import known_report, scan, sources
 from adapter_lab.training.dataset.known_report import report_on
 from tests.support.pictures import noise, write
 
@@ -117,3 +118,16 @@ def test_the_memory_of_a_report_stays_within_its_bound(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "many" / ".adapter-lab-cache", ignore_errors=True)
     peak = min(peaks)
     assert peak / count < 3000  # 3.4 KB for each before; of this about 1 KB is what is made once, whatever the number
+
+
+def test_a_folder_with_more_folders_than_images_have_is_refused_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (sources, known_report):
+        monkeypatch.setattr(module, "MOST_FOLDERS", 20)
+    for number in range(30):
+        (tmp_path / f"pictures/{number}").mkdir(parents=True)
+    write(tmp_path, "pictures/3/a.png", noise(16, 16))
+    for look in (scan, report_on):
+        with pytest.raises(DatasetError, match="more than 20 folders below .*pictures"):
+            look(settings(tmp_path / "pictures"), 16)

@@ -49,7 +49,9 @@ class Budget:
     unit: str = option(
         "minutes", "What is equal for all: training time, optimiser steps, or images seen.", choices=UNITS
     )
-    amount: float = option(60.0, "How many minutes, steps or images each variant and seed gets.", minimum=0)
+    amount: float = option(
+        60.0, "How many minutes, steps or images each variant and seed gets.", minimum=0, maximum=1e9
+    )
     points: int = option(8, "Adapters saved per training, after equal shares of the budget.", minimum=1, maximum=1000)
     parameters: int = option(
         0,

@@ -23,11 +23,12 @@ from adapter_lab.errors import WriteError
 from adapter_lab.training.dataset.index import Progress
 from adapter_lab.training.dataset.report import BucketLine, DatasetReport, FolderLine
 from adapter_lab.training.dataset.scan import cache_folder, scan
-from adapter_lab.training.dataset.sources import MOST_WAYS, sources_of
+from adapter_lab.training.dataset.sources import MOST_FOLDERS, MOST_WAYS, sources_of, too_many_folders
 
 _NAME = "report.json"
 # Goes up whenever a report says something else of the same folder.
 _VERSION = 1
+_FOLDER = b"\0folder\n"
 
 
 def report_on(
@@ -57,8 +58,12 @@ def _state_of(config: DatasetConfig, resolution: int, cache: Path, settings: lis
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for root in dict.fromkeys(source.root for source in sources_of(config, resolution)):
         digest.update(f"\0{root}\0".encode("utf-8", "surrogatepass"))
+        walked = 0
         for line in _lines(str(root), str(cache), frozenset(), Counter()):
             digest.update(line)
+            walked += line.endswith(_FOLDER)
+            if walked > MOST_FOLDERS:
+                raise too_many_folders(root)
     return digest.hexdigest()
 
 
@@ -87,7 +92,7 @@ def _lines(folder: str, cache: str, above: frozenset[str], ways: Counter[str]) -
             stamp = str(error.errno)
         yield f"{entry.path}\0{stamp}\n".encode("utf-8", "surrogatepass")
     for path in inner:
-        yield f"{path}\0folder\n".encode("utf-8", "surrogatepass")
+        yield path.encode("utf-8", "surrogatepass") + _FOLDER
         yield from _lines(path, cache, above | {real}, ways)
 
 

@@ -29,6 +29,8 @@ _KOHYA_FOLDER = re.compile(r"(\d+)_(.*)", re.DOTALL)
 OWN_SIZES = ("resolution", "bucket_min", "bucket_max")
 _MASK_FOLDER = "masks"
 _MASK_STEM = ".mask"
+# A folder of images has a few hundred folders; whole disks, and /proc, which leads to all of them, have more.
+MOST_FOLDERS = 10_000
 MOST_WAYS = 200
 _FILE, _FOLDER, _OTHER = range(3)
 _NO_FILE = "no file but a pipe, a socket or a device, which may never end; remove it"
@@ -309,6 +311,14 @@ def _existing_folder(given: str, setting: str) -> Path:
     raise DatasetError(f"The folder {path} ({setting}) does not exist; check its spelling.{hint}")
 
 
+def too_many_folders(root: Path) -> DatasetError:
+    """What to say of a folder with more folders below it than a folder of images has."""
+    return DatasetError(
+        f"There are more than {MOST_FOLDERS:,} folders below {root}, links counted: choose the folder of your images "
+        "itself."
+    )
+
+
 def _walk(root: Path, left_out: set[Path], listing: Listing) -> Iterator[tuple[Path, list[Path]]]:
     """Yield (folder, its files) for `root` and every folder below it, but for hidden ones and `left_out`.
 
@@ -316,13 +326,16 @@ def _walk(root: Path, left_out: set[Path], listing: Listing) -> Iterator[tuple[P
     a link to a folder that it lies in leads nowhere. Raises DatasetError where links multiply without sense.
     """
     ways: Counter[str] = Counter()
-    pending = [(root, frozenset[str]())]
+    pending, walked = [(root, frozenset[str]())], 0
     while pending:
         folder, above = pending.pop()
         real = os.path.realpath(folder)
         if real in above:
             continue
         ways[real] += 1
+        walked += 1
+        if walked > MOST_FOLDERS:
+            raise too_many_folders(root)
         if ways[real] > MOST_WAYS:
             raise DatasetError(f"Links below {root} lead to {real} in more than {MOST_WAYS} ways; remove some of them.")
         found = [(path, _mode(path)) for path in _entries(folder)]
