@@ -106,6 +106,12 @@ def steps_until(d0: float, growth: float, wanted: float = USEFUL) -> int:
     return math.ceil(math.log(wanted / d0) / math.log(growth)) if growth > 1 and d0 > 0 else -1
 
 
+def rounded_up(steps: int) -> int:
+    """A number of steps with two digits that count."""
+    unit = 10 ** max(0, len(str(steps)) - 2)
+    return -(-steps // unit) * unit
+
+
 def held_back(d0: float, growth: float, steps: int) -> str:
     """A sentence where d, which may grow by `growth` per step, cannot get far in `steps` steps; else ""."""
     needed = steps_until(d0, growth)
@@ -115,7 +121,7 @@ def held_back(d0: float, growth: float, steps: int) -> str:
     if needed < 0:
         return f"{limit} keeps Prodigy's estimate d at its start {d0:.1e}: next to nothing is learned. {remedy}."
     if needed <= 5 * steps:
-        remedy += f", or train for {2 * needed:,} steps or more"
+        remedy += f", or train for {rounded_up(2 * needed):,} steps or more"
     if needed <= steps:
         return (
             f"{limit} lets Prodigy's estimate d reach {USEFUL:g}, about what adapters need, only at step {needed:,} of "
@@ -123,7 +129,7 @@ def held_back(d0: float, growth: float, steps: int) -> str:
         )
     reached = d0 * math.exp(steps * math.log(growth))
     return (
-        f"{limit} lets Prodigy's estimate d come to at most {reached:.1e} in {steps:,} steps ({d0:g} x "
+        f"{limit} lets Prodigy's estimate d come to about {reached:.0e} at most in {steps:,} steps ({d0:g} x "
         f"{growth:.6g}^{steps}); adapters need about {USEFUL:g}, so next to nothing is learned. {remedy}."
     )
 

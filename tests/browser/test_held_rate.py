@@ -62,6 +62,6 @@ def test_before_start_the_tab_says_what_the_limit_allows(page: Page) -> None:
     draft = {"run.steps": 200, "optimizer.growth_rate": 1.01, "optimizer.d0": 1e-6}
     page.driver.execute_script("localStorage.setItem('adapter-lab-draft', arguments[0])", json.dumps(draft))
     page.open()
-    page.wait_text(".al-remarks", "lets Prodigy's estimate d come to at most 7.3e-06 in 200 steps")
+    page.wait_text(".al-remarks", "lets Prodigy's estimate d come to about 7e-06 at most in 200 steps")
     page.type("run.steps", "2000")
     page.wait(lambda: "Prodigy" not in page.text(".al-remarks"), "the remark to go")

@@ -390,7 +390,6 @@ def test_a_file_that_appeared_meanwhile_is_kept_too(tmp_path):
 
     def rival(event: dict[str, Any]) -> None:
         if event["event"] == "step":
-            output.mkdir()
             (output / "adapter.safetensors").write_bytes(b"a rival's")
 
     result = train(config, on_event=rival)

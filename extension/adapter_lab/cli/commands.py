@@ -20,7 +20,7 @@ from adapter_lab.validation import validate
 
 def train(chosen: argparse.Namespace) -> int:
     """Train, showing settings and the report on the images first."""
-    config = _config_of(chosen, complete=True)
+    config = _config_of(chosen, complete=True, advise=False)  # the run itself does, and keeps it with its events
     from adapter_lab.cli.console import Console, settings_summary
 
     stream = sys.stderr if chosen.json else sys.stdout
@@ -247,9 +247,10 @@ def demo(chosen: argparse.Namespace) -> int:
 # Shared
 
 
-def _config_of(chosen: argparse.Namespace, complete: bool) -> TrainConfig:
+def _config_of(chosen: argparse.Namespace, complete: bool, advise: bool = True) -> TrainConfig:
     made, remarks = chosen_config(chosen)
-    for sentence in [*remarks, *validate(made, complete)]:
+    advice = validate(made, complete)
+    for sentence in [*remarks, *(advice if advise else ())]:
         print(f"Note: {sentence}", file=sys.stderr)
     return made
 

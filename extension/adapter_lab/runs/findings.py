@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from adapter_lab.prospects import USEFUL, steps_until
+from adapter_lab.prospects import USEFUL, rounded_up, steps_until
 from adapter_lab.runs.state import WINDOW, RunState
 
 COLLAPSED = 3.0
@@ -63,15 +63,15 @@ def held_estimate(state: RunState, ended: bool) -> str:
             how = f"it reached {USEFUL:g}, about what adapters need, only at step {needed:,} of {total:,}, so most of "
             return f"{held}{how}the run learned little. {_remedy(needed, total, ended)}"
         learns = "learned" if ended else "learns"
-        how = (
-            f"it is {estimates[-1]:.1e} at step {len(estimates):,}{wanted}, and adapters need about {USEFUL:g}, so the "
-        )
+        how = f"it is about {estimates[-1]:.0e} at step {len(estimates):,}{wanted}, and adapters need about {USEFUL:g}, so the "
         return f"{held}{how}run {learns} next to nothing. {_remedy(needed, total, ended)}"
     return ""
 
 
 def _remedy(needed: int, total: int, ended: bool) -> str:
-    longer = f", or resume this one with run.steps {2 * needed:,} or more" if total < needed <= 5 * total else ""
+    longer = (
+        f", or resume this one with run.steps {rounded_up(2 * needed):,} or more" if total < needed <= 5 * total else ""
+    )
     return f"Start a new run with optimizer.growth_rate auto{longer}."
 
 

@@ -391,7 +391,8 @@ class Run:
             pictures=pictures,
             findings=self._findings(),
         )
-        self._name_hard_pictures(pictures)
+        if not result.findings:  # where nothing at all was learned, no image is to blame
+            self._name_hard_pictures(pictures)
         self.records.event(
             "finished",
             step=step,

@@ -129,5 +129,5 @@ def test_a_folder_with_more_folders_than_images_have_is_refused_soon(
         (tmp_path / f"pictures/{number}").mkdir(parents=True)
     write(tmp_path, "pictures/3/a.png", noise(16, 16))
     for look in (scan, report_on):
-        with pytest.raises(DatasetError, match="more than 20 folders below .*pictures"):
+        with pytest.raises(DatasetError, match=r"more than 20 folders below .*pictures"):
             look(settings(tmp_path / "pictures"), 16)
