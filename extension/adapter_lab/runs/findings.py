@@ -63,7 +63,10 @@ def held_estimate(state: RunState, ended: bool) -> str:
             how = f"it reached {USEFUL:g}, about what adapters need, only at step {needed:,} of {total:,}, so most of "
             return f"{held}{how}the run learned little. {_remedy(needed, total, ended)}"
         learns = "learned" if ended else "learns"
-        how = f"it is about {estimates[-1]:.0e} at step {len(estimates):,}{wanted}, and adapters need about {USEFUL:g}, so the "
+        how = (
+            f"it is about {estimates[-1]:.0e} at step {len(estimates):,}{wanted}, and adapters need about {USEFUL:g}, "
+            "so the "
+        )
         return f"{held}{how}run {learns} next to nothing. {_remedy(needed, total, ended)}"
     return ""
 
