@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,7 +93,7 @@ def train_vae(folder: Path, steps: int, say: Say, seed: int = 1, pictures: int =
     path, vae = folder / "vae.safetensors", new_vae()
     if path.exists():  # go on from where a broken-off run had last saved
         vae.load_state_dict(load_file(path))
-    _fit(vae, list(vae.parameters()), vae_loss, path, steps, draw_pool(pictures, seed), say)
+    fit(vae, list(vae.parameters()), vae_loss, path, steps, draw_pool(pictures, seed), say)
 
 
 def train_decoder(folder: Path, steps: int, say: Say, seed: int = 4, pictures: int = 8000) -> None:
@@ -105,13 +106,13 @@ def train_decoder(folder: Path, steps: int, say: Say, seed: int = 4, pictures: i
     decoder: list[torch.Tensor] = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
     for parameter in decoder:
         parameter.requires_grad_(True)
-    _fit(vae, decoder, decoder_loss, path, steps, draw_pool(pictures, seed), say)
+    fit(vae, decoder, decoder_loss, path, steps, draw_pool(pictures, seed), say)
 
 
-def _fit(
-    vae: AutoencoderKL,
+def fit(
+    vae: Any,
     parameters: list[torch.Tensor],
-    loss: Callable[[AutoencoderKL, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    loss: Callable[[Any, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     path: Path,
     steps: int,
     pool: np.ndarray,
@@ -146,7 +147,7 @@ def _fit(
 
 @torch.no_grad()
 def _save_average(
-    vae: AutoencoderKL, parameters: list[torch.Tensor], average: list[torch.Tensor], path: Path, step: int
+    vae: nn.Module, parameters: list[torch.Tensor], average: list[torch.Tensor], path: Path, step: int
 ) -> None:
     """Writes the VAE with averaged weights, leaving it as it is."""
     current = [parameter.detach().clone() for parameter in parameters]

@@ -1,0 +1,94 @@
+"""The shipped toy Anima: transformer, text encoder and VAE, fp16, in three files as a released one has them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.single_file_utils import (
+    convert_cosmos_transformer_checkpoint_to_diffusers,
+    convert_wan_vae_to_diffusers,
+)
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from adapter_lab import files
+from adapter_lab.adapters.anima import standard_shapes
+from adapter_lab.errors import AdapterLabError
+from adapter_lab.families.anima import LATENT_MEAN, LATENT_STD
+from adapter_lab.training.bases.anima.text import OWN
+
+from .anima_parts import LATENTS, ROW, TRANSFORMER, ToyAnima, tokens_metadata
+from .toy_file import LARGEST
+
+ANIMA_FOLDER = Path(__file__).with_name("toy-anima")
+FILE, TEXT_FILE, VAE_FILE = "anima-toy.safetensors", "qwen3_toy.safetensors", "qwen_image_vae_toy.safetensors"
+ANIMA_FILE = ANIMA_FOLDER / FILE
+CONDITIONER = "llm_adapter."
+
+
+def write_toy_anima(folder: Path, work: Path, base: ToyAnima, vae: Any) -> int:
+    """Writes the three files into `folder`; returns their bytes. Raises AdapterLabError if they are over 16 MB."""
+    measured = load_file(work / "latents.safetensors")
+    transformer = {f"net.{name}": tensor for name, tensor in _transformer(base).items()}
+    metadata = {
+        "modelspec.architecture": "anima",
+        "modelspec.title": "Adapter Lab toy Anima",
+        "modelspec.license": "AGPL-3.0",
+        "modelspec.resolution": f"{8 * LATENTS}x{8 * LATENTS}",
+        OWN: tokens_metadata(base.tokens),
+        "adapter_lab.architecture": json.dumps({"transformer": {"sample_size": LATENTS}}),
+    }
+    text = {f"model.{name}": tensor for name, tensor in base.te1.state_dict().items()}
+    contents = {
+        FILE: save(_half(transformer), metadata=metadata),
+        TEXT_FILE: save(_half(text)),
+        VAE_FILE: save(_half(_vae(standardised(vae, measured["mean"], measured["std"])))),
+    }
+    size = sum(map(len, contents.values()))
+    if size > LARGEST:
+        raise AdapterLabError(
+            f"{folder} would have {size} bytes, more than the {LARGEST} the toy may have; make a part smaller."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        files.write_bytes(folder / name, content)
+    return size
+
+
+def _half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().half().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def _transformer(base: ToyAnima) -> dict[str, Tensor]:
+    """Transformer and conditioner by the names in Anima's own files."""
+    state = base.unet.state_dict()
+    blocks = TRANSFORMER["num_layers"]
+    own = [name for name in standard_shapes(ROW, blocks) if not name.startswith((CONDITIONER, "model."))]
+    to_own = {diffusers: name for diffusers, name in convert_cosmos_transformer_checkpoint_to_diffusers({n: n for n in own}).items()}
+    found = {to_own[name]: tensor for name, tensor in state.items()}
+    return found | {f"{CONDITIONER}{name}": tensor for name, tensor in base.conditioner.state_dict().items()}
+
+
+def _vae(vae: Any) -> dict[str, Tensor]:
+    """The VAE by Wan's names."""
+    state = vae.state_dict()
+    names = json.loads(Path(__file__).with_name("wan_vae_names.json").read_text(encoding="utf-8"))
+    to_own = convert_wan_vae_to_diffusers({name: name for name in names})
+    return {to_own[name]: tensor for name, tensor in state.items()}
+
+
+@torch.no_grad()
+def standardised(vae: Any, mean: Tensor, std: Tensor) -> Any:
+    """The same VAE with latents of the mean and deviation that every Anima expects, measured as `mean` and `std`."""
+    factor = torch.tensor(LATENT_STD) / std
+    shift = torch.tensor(LATENT_MEAN) - factor * mean
+    last, first, channels = vae.quant_conv, vae.post_quant_conv, len(std)
+    last.weight[:channels].mul_(factor.view(-1, 1, 1, 1, 1))
+    last.bias[:channels].mul_(factor).add_(shift)
+    last.bias[channels:].add_(2 * factor.log())
+    first.weight.div_(factor.view(1, -1, 1, 1, 1))
+    first.bias.sub_((first.weight * shift.view(1, -1, 1, 1, 1)).sum((1, 2, 3, 4)))
+    return vae
