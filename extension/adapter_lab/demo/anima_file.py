@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +68,30 @@ def _transformer(base: ToyAnima) -> dict[str, Tensor]:
     state = base.unet.state_dict()
     blocks = TRANSFORMER["num_layers"]
     own = [name for name in standard_shapes(ROW, blocks) if not name.startswith((CONDITIONER, "model."))]
-    to_own = {diffusers: name for diffusers, name in convert_cosmos_transformer_checkpoint_to_diffusers({n: n for n in own}).items()}
+    to_own = convert_cosmos_transformer_checkpoint_to_diffusers({name: name for name in own})
     found = {to_own[name]: tensor for name, tensor in state.items()}
     return found | {f"{CONDITIONER}{name}": tensor for name, tensor in base.conditioner.state_dict().items()}
 
 
 def _vae(vae: Any) -> dict[str, Tensor]:
     """The VAE by Wan's names."""
-    state = vae.state_dict()
-    names = json.loads(Path(__file__).with_name("wan_vae_names.json").read_text(encoding="utf-8"))
-    to_own = convert_wan_vae_to_diffusers({name: name for name in names})
-    return {to_own[name]: tensor for name, tensor in state.items()}
+    to_own = convert_wan_vae_to_diffusers({name: name for name in _wan_names()})
+    return {to_own[name]: tensor for name, tensor in vae.state_dict().items()}
+
+
+def _wan_names() -> Iterator[str]:
+    """Every name that a tensor of a VAE may have in Wan's files, and more: what is none is not looked up."""
+    kinds = ("weight", "bias", "gamma")
+    for start in ("conv1", "conv2", "encoder.conv1", "decoder.conv1"):
+        yield from (f"{start}.{kind}" for kind in kinds)
+    modules = (*(f"residual.{number}" for number in (0, 2, 3, 6)), "norm", "to_qkv", "proj")
+    modules += ("resample.1", "shortcut", "time_conv")
+    places = [f"{part}.middle.{number}" for part in ("encoder", "decoder") for number in range(3)]
+    places += [f"encoder.downsamples.{number}" for number in range(11)]
+    places += [f"decoder.upsamples.{number}" for number in range(15)]
+    yield from (f"{place}.{module}.{kind}" for place in places for module in modules for kind in kinds)
+    heads = [f"{part}.head.{number}" for part in ("encoder", "decoder") for number in (0, 2)]
+    yield from (f"{head}.{kind}" for head in heads for kind in kinds)
 
 
 @torch.no_grad()
