@@ -19,6 +19,7 @@ from adapter_lab.families import TRANSFORMERS
 from adapter_lab.training.bases.anima.modules import new_part
 from adapter_lab.training.bases.anima.text import END, PAD, UNKNOWN, AnimaText, AnimaTokens
 
+from .architecture import has_bf16
 from .vocabulary import END_OF_WORD, learn_merges
 from .world import all_tags
 
@@ -95,6 +96,12 @@ class ToyAnima(nn.Module):
         embed = self.unet.time_embed
         embed.forward = partial(_in_fp32, embed)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        found: torch.dtype = self.unet.proj_out.weight.dtype
+        return found
+
     @torch.no_grad()
     def _spread(self) -> None:
         """Start where a small transformer learns soon.
@@ -127,10 +134,60 @@ class ToyAnima(nn.Module):
         return answer[:, :, 0]
 
 
-def _in_fp32(embed: Any, hidden: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.autocast("cpu", enabled=False):
-        found: tuple[Tensor, Tensor] = type(embed).forward(embed, hidden.float(), times)
+def _in_fp32(embed: Any, hidden: Tensor, times: Tensor) -> tuple[Tensor, ...]:
+    return tuple(part.to(hidden.dtype) for part in type(embed).forward(embed, hidden.float(), times))
+
+
+def fast_copy(model: ToyAnima) -> ToyAnima:
+    """The same model with weights in bf16, where the CPU has instructions for it, and attention of fewer operations.
+
+    What embeds times stays in fp32.
+    """
+    found = ToyAnima()
+    found.load_state_dict(model.state_dict())
+    for block in found.unet.transformer_blocks:
+        block.attn1.processor = block.attn2.processor = Attend()
+    if has_bf16():
+        for name, parameter in found.named_parameters():
+            if "time_embed" not in name:
+                parameter.data = parameter.data.bfloat16()
     return found
+
+
+class Attend:
+    """What the attention of the transformer's blocks computes, without leaving bf16."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        read = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            layer(states).unflatten(2, (attn.heads, -1))
+            for layer, states in ((attn.to_q, hidden_states), (attn.to_k, read), (attn.to_v, read))
+        )
+        query, key = (
+            F.rms_norm(states, states.shape[-1:], norm.weight, norm.eps)
+            for states, norm in ((query, attn.norm_q), (key, attn.norm_k))
+        )
+        if image_rotary_emb is not None:
+            cos, sin = (table[:, None].to(query.dtype) for table in image_rotary_emb)
+            query, key = (states * cos + _turned(states) * sin for states in (query, key))
+        query, key, value = (states.transpose(1, 2) for states in (query, key, value))
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        if attention_mask is not None:
+            scores = scores + attention_mask
+        found: Tensor = attn.to_out[0]((torch.softmax(scores, -1) @ value).transpose(1, 2).flatten(2))
+        return found
+
+
+def _turned(states: Tensor) -> Tensor:
+    first, second = states.chunk(2, dim=-1)
+    return torch.cat([-second, first], dim=-1)
 
 
 def new_vae() -> AutoencoderKLQwenImage:

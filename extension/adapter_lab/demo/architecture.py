@@ -51,11 +51,15 @@ SCHEDULE: dict[str, Any] = {
 }
 
 
-def autocast() -> torch.autocast:
-    """bf16 for the toy's training where the CPU has instructions for it; without them it would be 15 times slower."""
+def has_bf16() -> bool:
+    """Whether the CPU has instructions for bf16; without them it would be 15 times slower."""
     supported = torch.cpu.get_capabilities()
-    has_bf16 = any(supported.get(name) for name in ("avx512_bf16", "amx_bf16"))
-    return torch.autocast("cpu", torch.bfloat16, enabled=has_bf16)
+    return any(supported.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def autocast() -> torch.autocast:
+    """bf16 for the toy's training where the CPU has instructions for it."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=has_bf16())
 
 
 def text_config(hidden: int, act: str, vocab_size: int, bos: int, eos: int, pad: int) -> dict[str, Any]:

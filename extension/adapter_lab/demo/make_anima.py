@@ -22,7 +22,7 @@ PICTURES_SEED = 7
 class Effort:
     """Steps of each stage and numbers of images."""
 
-    vae: int = 1800
+    vae: int = 1500
     base: int = 7000
     decoder: int = 700
     vae_pictures: int = 6000

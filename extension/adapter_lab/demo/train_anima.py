@@ -6,7 +6,7 @@ import copy
 import io
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from adapter_lab import files
 
-from .anima_parts import ToyAnima, decoded, new_vae, posterior
+from .anima_parts import ToyAnima, decoded, fast_copy, new_vae, posterior
 from .architecture import autocast
 from .drawing import draw_scene
 from .train_base import EMPTY_RATE, caption_of
@@ -97,7 +98,7 @@ def train_base(folder: Path, steps: int, scenes: Sequence[tuple[Scene, int]], sa
     latents = load_file(folder / "latents.safetensors")["latents"]
     torch.manual_seed(2)
     model = ToyAnima()
-    average = copy.deepcopy(model).requires_grad_(False)
+    average, working = copy.deepcopy(model).requires_grad_(False), Working(model)
     parameters = list(model.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=RATE, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.99), fused=True)
     first = _restore(folder, model, average, optimiser)
@@ -105,9 +106,7 @@ def train_base(folder: Path, steps: int, scenes: Sequence[tuple[Scene, int]], sa
     for step in range(first, steps):
         rate = min(1.0, (step + 1) / WARM_UP) * min(1.0, max(0.01, (steps - step) / (steps * 0.4)))
         optimiser.param_groups[0]["lr"] = RATE * rate
-        loss = _loss(model, latents, scenes, step)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = working.gradients(lambda fast: _loss(fast, latents, scenes, step))
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         decay = min(EMA_DECAY, (step + 1) / (step + 10))
@@ -122,6 +121,25 @@ def train_base(folder: Path, steps: int, scenes: Sequence[tuple[Scene, int]], sa
     files.write_bytes(folder / "base.safetensors", content)
 
 
+class Working:
+    """A copy of a model that computes in bf16 where the CPU can, as autocast does, but rounds its weights only once."""
+
+    def __init__(self, model: ToyAnima) -> None:
+        self.model, self.copy = model, fast_copy(model)
+
+    def gradients(self, loss_of: Callable[[ToyAnima], Tensor]) -> Tensor:
+        """Sets the gradients of the model; returns the loss."""
+        exact, fast = list(self.model.parameters()), list(self.copy.parameters())
+        with torch.no_grad():
+            torch._foreach_copy_(fast, exact)
+        self.copy.zero_grad(set_to_none=True)
+        loss = loss_of(self.copy)
+        loss.backward()
+        for parameter, rounded in zip(exact, fast, strict=True):
+            parameter.grad = None if rounded.grad is None else rounded.grad.float()
+        return loss.detach()
+
+
 def _loss(model: ToyAnima, latents: Tensor, scenes: Sequence[tuple[Scene, int]], step: int) -> Tensor:
     """Mean squared error of the velocity for a batch, at times t = sigmoid(normal)."""
     torch.manual_seed(1_000_003 * step)
@@ -131,8 +149,8 @@ def _loss(model: ToyAnima, latents: Tensor, scenes: Sequence[tuple[Scene, int]],
     clean = latents[rows].float()
     noise, times = torch.randn_like(clean), torch.sigmoid(torch.randn(BATCH))
     t = times.view(-1, 1, 1, 1)
-    with autocast():
-        answer = model((1 - t) * clean + t * noise, times, captions)
+    with sdpa_kernel(SDPBackend.MATH):  # on a CPU the flash kernel is slow for so few tokens
+        answer = model(((1 - t) * clean + t * noise).to(model.dtype), times, captions)
     return F.mse_loss(answer.float(), noise - clean)
 
 

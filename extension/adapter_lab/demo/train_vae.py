@@ -27,6 +27,7 @@ CROP = 64
 DECODER_NOISE = 0.1
 Say = Callable[[str], None]
 RATE = 1.5e-3
+SAVE_EVERY = 180.0  # seconds, at the latest
 
 
 def draw_pool(count: int, seed: int) -> np.ndarray:
@@ -124,7 +125,7 @@ def fit(
     rng = np.random.default_rng(first)
     average = [parameter.detach().clone() for parameter in parameters]
     optimiser = torch.optim.AdamW(parameters, lr=RATE, weight_decay=1e-4, betas=(0.9, 0.99))
-    started, seen = time.monotonic(), 0.0
+    started, saved, seen = time.monotonic(), time.monotonic(), 0.0
     for step in range(first, steps):
         warm, left = min(1.0, (step + 1 - first) / 50), (steps - step) / (steps * 0.5)
         optimiser.param_groups[0]["lr"] = RATE * min(warm, max(0.02, left))
@@ -141,7 +142,8 @@ def fit(
         if step % 100 == 0 or last:
             speed = (step + 1 - first) / (time.monotonic() - started)
             say(f"{path.stem} {step}/{steps} reconstruction {seen:.4f} kl {kl.item():.3f} {speed:.2f} it/s")
-        if step % 250 == 249 or last:
+        if step % 250 == 249 or last or time.monotonic() - saved > SAVE_EVERY:
+            saved = time.monotonic()
             _save_average(vae, parameters, average, path, step + 1)
 
 
