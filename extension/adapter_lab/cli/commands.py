@@ -237,7 +237,7 @@ def demo(chosen: argparse.Namespace) -> int:
     """Train on the toy world and compare."""
     from adapter_lab.demo.run import run_demo
 
-    result = run_demo(Path(chosen.out))
+    result = run_demo(Path(chosen.out), base_name=chosen.base)
     _show(result.to_dict(), result.text(), chosen.json)
     if not result.learned:
         raise AdapterLabError("The demo ran, but not every type learned as much as it should; see the table above.")

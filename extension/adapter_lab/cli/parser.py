@@ -183,6 +183,7 @@ def _import_kohya(parser: argparse.ArgumentParser) -> None:
 
 def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", default="demo-output", help="folder for runs, table and grid")
+    parser.add_argument("--base", choices=("sdxl", "anima"), default="sdxl", help="the toy to train on; default sdxl")
     _json(parser)
 
 

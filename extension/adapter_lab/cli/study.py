@@ -92,6 +92,9 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
         "--small", action="store_true", help="with demo: three types, one seed, in a few minutes, to see that it works"
     )
     parser.add_argument("--minutes", metavar="X", type=float, default=0.0, help="with demo: of each training")
+    parser.add_argument(
+        "--base", choices=("sdxl", "anima"), default="sdxl", help="with demo: the toy to train on; default sdxl"
+    )
     _executor_options(parser)
 
 
@@ -222,7 +225,7 @@ def run(chosen: argparse.Namespace) -> int:
 
         folder = StudyFolder(Path(chosen.out))
         if not folder.state.exists():
-            make_demo_study(folder.path, chosen.small, chosen.minutes)
+            make_demo_study(folder.path, chosen.small, chosen.minutes, chosen.base)
         # Its trainings take a thread each.
         chosen.devices = chosen.devices or ["cpu"] * (os.cpu_count() or 1)
     if folder.state.exists():

@@ -22,11 +22,9 @@ from adapter_lab.families.anima import LATENT_MEAN, LATENT_STD
 from adapter_lab.training.bases.anima.text import OWN
 
 from .anima_parts import LATENTS, ROW, TRANSFORMER, ToyAnima, tokens_metadata
+from .bases import ANIMA_FILE, TEXT_FILE, VAE_FILE
 from .toy_file import LARGEST
 
-ANIMA_FOLDER = Path(__file__).with_name("toy-anima")
-FILE, TEXT_FILE, VAE_FILE = "anima-toy.safetensors", "qwen3_toy.safetensors", "qwen_image_vae_toy.safetensors"
-ANIMA_FILE = ANIMA_FOLDER / FILE
 CONDITIONER = "llm_adapter."
 
 
@@ -44,7 +42,7 @@ def write_toy_anima(folder: Path, work: Path, base: ToyAnima, vae: Any) -> int:
     }
     text = {f"model.{name}": tensor for name, tensor in base.te1.state_dict().items()}
     contents = {
-        FILE: save(_half(transformer), metadata=metadata),
+        ANIMA_FILE.name: save(_half(transformer), metadata=metadata),
         TEXT_FILE: save(_half(text)),
         VAE_FILE: save(_half(_vae(standardised(vae, measured["mean"], measured["std"])))),
     }

@@ -72,7 +72,8 @@ def toy_tokenizer(special: tuple[str, ...], unknown: str) -> Tokenizer:
 
 def toy_tokens() -> AnimaTokens:
     """The toy's tokenizers for text encoder and conditioner."""
-    return AnimaTokens(toy_tokenizer((PAD, QWEN3_UNKNOWN), QWEN3_UNKNOWN), toy_tokenizer(("<pad>", END, UNKNOWN), UNKNOWN))
+    qwen3, t5 = (PAD, QWEN3_UNKNOWN), ("<pad>", END, UNKNOWN)
+    return AnimaTokens(toy_tokenizer(qwen3, QWEN3_UNKNOWN), toy_tokenizer(t5, UNKNOWN))
 
 
 def tokens_metadata(tokens: AnimaTokens) -> str:
@@ -93,7 +94,7 @@ class ToyAnima(nn.Module):
         self._text = AnimaText({"te1": self.te1, "conditioner": self.conditioner}, self.tokens, masked=False)
         self._spread()
         # Times lie in 0 to 1: in bf16 only a few hundred would be told apart.
-        embed = self.unet.time_embed
+        embed: Any = self.unet.time_embed
         embed.forward = partial(_in_fp32, embed)
 
     @property
@@ -197,16 +198,16 @@ def new_vae() -> AutoencoderKLQwenImage:
     frames have zeros for those before, which an image never meets.
     """
     vae = AutoencoderKLQwenImage(**VAE)
-    for name, module in vae.named_modules():
-        if not isinstance(module, (nn.Conv2d, nn.Conv3d)):
-            continue
+    module: Any
+    convolutions = (entry for entry in vae.named_modules() if isinstance(entry[1], (nn.Conv2d, nn.Conv3d)))
+    for name, module in convolutions:
         kernel = module.weight.data
         if isinstance(module, QwenImageCausalConv3d):
             kernel.zero_()
             kernel = kernel[:, :, -1]
             module.forward = partial(_flat, module)
         nn.init.kaiming_normal_(kernel, nonlinearity="linear")
-        nn.init.zeros_(module.bias)
+        module.bias.data.zero_()
         if name.endswith((".conv2", ".proj")) or "time_conv" in name:
             nn.init.zeros_(kernel)
     vae.quant_conv.bias.data[VAE["z_dim"] :] = -6.0

@@ -9,10 +9,12 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .architecture import LATENT_SIZE, TIME_IDS, VAE
+from adapter_lab.training.bases.text import TextOutput
+
+from .architecture import LATENT_SIZE
 from .dataset import character_scene
 from .scorer import ScorerNet, likeness, read_pictures, score_pair, tag_accuracy
 from .world import CHARACTERS, Scene, character_caption, compose_caption, figure_tags, sample_scene
@@ -71,14 +73,18 @@ def ordinary_prompts(figures: int, count: int, seed: int) -> list[Prompt]:
 
 @dataclass(frozen=True)
 class Parts:
-    """The modules that make images; `encode` maps captions to hidden states (n, 77, d) and pooled output (n, p).
+    """What makes images: the denoiser and the VAE, and how a base of their family uses them.
 
-    `sampler` makes a scheduler of diffusers with so many steps set.
+    `denoise` answers for latents (n, c, h, w) at times (n,) and encoded captions; `decode` gives images (n, 3, h, w) of
+    latents with `channels`; `sampler` makes a scheduler of diffusers with so many steps set.
     """
 
-    unet: UNet2DConditionModel
-    vae: AutoencoderKL
-    encode: Callable[[list[str]], tuple[torch.Tensor, torch.Tensor]]
+    unet: Any
+    vae: Any
+    encode: Callable[[list[str]], TextOutput]
+    denoise: Callable[[Tensor, Tensor, TextOutput], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    channels: int
     sampler: Callable[[int], Any]
 
 
@@ -92,16 +98,15 @@ def generate(parts: Parts, prompts: Sequence[Prompt], batch: int = 24, steps: in
     pictures = []
     for start in range(0, len(prompts), batch):
         part, scheduler = prompts[start : start + batch], parts.sampler(steps)
-        hidden, pooled = parts.encode([*[""] * len(part), *(prompt.text for prompt in part)])
-        added = {"text_embeds": pooled, "time_ids": torch.tensor([TIME_IDS] * len(hidden))}
-        shape = (1, VAE["latent_channels"], LATENT_SIZE, LATENT_SIZE)
+        text = parts.encode([*[""] * len(part), *(prompt.text for prompt in part)])
+        shape = (1, parts.channels, LATENT_SIZE, LATENT_SIZE)
         latents = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(p.seed)) for p in part])
         for timestep in scheduler.timesteps:
             with sdpa_kernel(SDPBackend.MATH):  # on a CPU the flash kernel is slow for so few pixels
-                both = parts.unet(torch.cat([latents] * 2), timestep, hidden, added_cond_kwargs=added).sample
+                both = parts.denoise(torch.cat([latents] * 2), timestep.expand(2 * len(part)), text)
             empty, wanted = both.chunk(2)
             latents = scheduler.step(empty + GUIDANCE * (wanted - empty), timestep, latents).prev_sample
-        pictures.append(parts.vae.decode(latents / parts.vae.config.scaling_factor).sample.clamp(-1, 1))
+        pictures.append(parts.decode(latents).clamp(-1, 1))
     return torch.cat(pictures)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from .anima_file import ANIMA_FOLDER, write_toy_anima
+from .anima_file import write_toy_anima
+from .bases import ANIMA_FOLDER
 from .train_anima import cache_latents, load_base, load_vae, train_base, train_decoder, train_vae
 from .train_base import draw_scenes
 from .train_vae import saved_step

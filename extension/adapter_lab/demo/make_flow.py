@@ -52,10 +52,10 @@ def make_flow(out: Path, say: Say, steps: int = STEPS, scenes: int = SCENES) -> 
         clean, noise = latents[rows], torch.randn(BATCH, *latents.shape[1:])
         times = flow.times([max(1.0, TIMES * rng.random()) for _ in rows])
         with torch.no_grad():
-            hidden, pooled = parts.encode(captions)
+            text = parts.encode(captions)
         with autocast(), sdpa_kernel(SDPBackend.MATH):
-            added = {"text_embeds": pooled, "time_ids": time_ids(BATCH, rng)}
-            answer = unet(flow.mix(clean, noise, times), times, hidden, added_cond_kwargs=added).sample
+            added = {"text_embeds": text.pooled, "time_ids": time_ids(BATCH, rng)}
+            answer = unet(flow.mix(clean, noise, times), times, text.hidden, added_cond_kwargs=added).sample
         loss = F.mse_loss(answer.float(), flow.target(clean, noise, times))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

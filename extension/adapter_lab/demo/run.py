@@ -18,11 +18,15 @@ from PIL import Image
 
 from adapter_lab.adapters.apply import apply_adapters
 from adapter_lab.config import BaseConfig, TrainConfig
+from adapter_lab.families import DiffusionTransformer
 from adapter_lab.study.pictures.grid import label_grid
 from adapter_lab.training.bases import open_base
+from adapter_lab.training.bases.vae import decode
 from adapter_lab.training.loop import RunResult, train
 
+from .bases import other_parts, toy_of
 from .dataset import write_demo_folder
+from .drawing import SIZE
 from .evaluate import Evaluation, Parts, Prompt, character_prompts, evaluate, generate
 from .scorer import ScorerNet
 from .toy_file import TOY_FILE, open_scorer
@@ -132,12 +136,15 @@ def _cells(row: Row) -> list[str]:
     return [row.type, str(row.steps), *costs, *scores]
 
 
-def run_demo(out: Path = Path("demo-output"), steps: int = STEPS, say: Say | None = None) -> DemoResult:
+def run_demo(
+    out: Path = Path("demo-output"), steps: int = STEPS, say: Say | None = None, base_name: str = "sdxl"
+) -> DemoResult:
     """Draws the demo folder, trains every type of `TYPES` on it, scores and draws a type-by-step grid, all below `out`.
 
+    `base_name`: one of `bases.TOYS`.
     Results of an earlier demo in `out` are replaced; other files there are left alone.
     """
-    started = time.monotonic()
+    started, toy = time.monotonic(), toy_of(base_name)
     say = say or _to_stderr
     for name in ("pictures", "runs"):
         shutil.rmtree(out / name, ignore_errors=True)
@@ -145,27 +152,27 @@ def run_demo(out: Path = Path("demo-output"), steps: int = STEPS, say: Say | Non
     write_demo_folder(pictures, PICTURES)
     say(f"Drew {PICTURES} images of two new characters in {pictures}.")
     scorer, shown = open_scorer(), _shown_prompts()
-    base = load_parts(TOY_FILE)
+    base = load_parts(toy)
     rows = [Row("base", 0, 0.0, 0, 0, 0.0, evaluate(base, scorer, EVALUATED))]
     say(_progress(rows[-1]))
     columns = [0, *range(SAVE_EVERY, steps + 1, SAVE_EVERY)]
     first = generate(base, shown)
     cells: list[list[Image.Image]] = []
     for name in TYPES:
-        result = train_apart(demo_config(name, pictures, out, steps))
-        drawn = [first, *(generate(with_adapter(path), shown) for path in result.adapters)]
+        result = train_apart(demo_config(name, pictures, out, steps, toy))
+        drawn = [first, *(generate(with_adapter(path, toy), shown) for path in result.adapters)]
         cells.append([_cell(tensor) for tensor in drawn])
-        rows.append(_row(name, result, scorer))
+        rows.append(_row(name, result, scorer, toy))
         say(_progress(rows[-1]))
     grid = out / "grid.png"
     label_grid(cells, list(TYPES), ["base" if step == 0 else f"step {step}" for step in columns]).save(grid)
     return DemoResult(rows, grid, time.monotonic() - started)
 
 
-def demo_config(name: str, pictures: Path, out: Path, steps: int = STEPS) -> TrainConfig:
+def demo_config(name: str, pictures: Path, out: Path, steps: int = STEPS, toy: Path = TOY_FILE) -> TrainConfig:
     """The settings one type of `TYPES` is trained with."""
     config = TrainConfig()
-    config.base.checkpoint = str(TOY_FILE)
+    config.base.checkpoint = str(toy)
     config.dataset.folder = str(pictures)
     config.dataset.cache_latents = "memory"
     for key, value in TYPES[name].items():
@@ -188,19 +195,26 @@ def _train(config: TrainConfig, threads: int) -> RunResult:
     return train(config)
 
 
-def load_parts(checkpoint: Path) -> Parts:
-    """The modules of a toy checkpoint, loaded as any base is."""
-    base = open_base(BaseConfig(checkpoint=str(checkpoint)))
-    encoders = base.load_text_encoders(torch.float32)
-
-    def encode(captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        output = encoders.encode(captions)
-        assert output.pooled is not None
-        return output.hidden, output.pooled
-
-    objective = base.objective()
+def load_parts(checkpoint: Path, beside: Path | None = None) -> Parts:
+    """The modules of a toy checkpoint, loaded as any base is; its other files, if any, lie beside `beside`."""
+    config = BaseConfig(checkpoint=str(checkpoint))
+    for setting, path in other_parts(beside or checkpoint).items():
+        setattr(config, setting, str(path))
+    base = open_base(config)
+    encoders, objective, latents = base.load_text_encoders(torch.float32), base.objective(), base.latents
     unet, vae = base.load_unet(torch.float32), base.load_vae(torch.float32)
-    return Parts(unet, vae, encode, lambda steps: objective.sampler(steps, shift=1.0))
+    # A UNet's flow is drawn as it was trained; a transformer's with the shift that programs draw it with.
+    shift = base.row.shift if isinstance(base.row, DiffusionTransformer) else 1.0
+    size = (SIZE, SIZE)
+    return Parts(
+        unet,
+        vae,
+        encoders.encode,
+        lambda noisy, times, text: base.denoise(unet, noisy, times, text, [(size, (0, 0), size)] * len(noisy)),
+        lambda found: decode(vae, latents.restore(found)),
+        latents.channels,
+        lambda steps: objective.sampler(steps, shift=shift),
+    )
 
 
 def with_adapter(adapter: Path, base: Path = TOY_FILE) -> Parts:
@@ -208,12 +222,12 @@ def with_adapter(adapter: Path, base: Path = TOY_FILE) -> Parts:
     with tempfile.TemporaryDirectory() as folder:
         patched = Path(folder) / "patched.safetensors"
         apply_adapters(base, [(adapter, 1.0)], patched, dtype="fp32")
-        return load_parts(patched)
+        return load_parts(patched, base)
 
 
-def _row(name: str, result: RunResult, scorer: ScorerNet) -> Row:
+def _row(name: str, result: RunResult, scorer: ScorerNet, toy: Path) -> Row:
     final = result.adapters[-1]
-    scores = evaluate(with_adapter(final), scorer, EVALUATED)
+    scores = evaluate(with_adapter(final, toy), scorer, EVALUATED)
     return Row(
         name,
         result.steps,

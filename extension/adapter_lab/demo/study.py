@@ -9,10 +9,10 @@ from adapter_lab.study.spec.definition import Budget, General, Study
 from adapter_lab.study.spec.file import write
 from adapter_lab.study.spec.variants import eleven
 
+from .bases import toy_of
 from .dataset import write_demo_folder
 from .evaluate import GUIDANCE, STEPS
 from .run import BATCH
-from .toy_file import TOY_FILE
 
 PICTURES = 44
 HELD_OUT = 0.1
@@ -21,10 +21,11 @@ MINUTES, POINTS, SEEDS = 1.25, 3, (1, 2, 3)
 SMALL_MINUTES, SMALL_POINTS, SMALL = 0.4, 2, ("LoRA+TE", "LoKr f4", "diag-OFT")
 
 
-def make_demo_study(folder: Path, small: bool = False, minutes: float = 0.0) -> Path:
+def make_demo_study(folder: Path, small: bool = False, minutes: float = 0.0, base: str = "sdxl") -> Path:
     """Draws the images and writes the plan of the toy study into `folder`; returns the plan's file.
 
-    `small`: three variants and one seed. `minutes`: training time of each, 0 for the usual. Raises AdapterLabError
+    `small`: three variants and one seed. `minutes`: training time of each, 0 for the usual. `base`: one of
+    `bases.TOYS`. Raises AdapterLabError
     where `folder` holds another study.
     """
     plan = folder / "study.toml"
@@ -32,11 +33,11 @@ def make_demo_study(folder: Path, small: bool = False, minutes: float = 0.0) -> 
         raise AdapterLabError(f"{plan} is there already; `adapter-lab study run {folder}` runs it.")
     pictures = folder / "training-pictures"
     write_demo_folder(pictures, PICTURES)
-    write(demo_study(folder.resolve(), small, minutes), plan)
+    write(demo_study(folder.resolve(), small, minutes, base), plan)
     return plan
 
 
-def demo_study(folder: Path, small: bool = False, minutes: float = 0.0) -> Study:
+def demo_study(folder: Path, small: bool = False, minutes: float = 0.0, base: str = "sdxl") -> Study:
     """The toy study whose images are in `folder`."""
     study = Study()
     # One thread each, so that as many trainings as there are cores share a processor fairly.
@@ -44,7 +45,7 @@ def demo_study(folder: Path, small: bool = False, minutes: float = 0.0) -> Study
     amount = minutes or (SMALL_MINUTES if small else MINUTES)
     study.budget = Budget("minutes", amount, SMALL_POINTS if small else POINTS)
     shared = study.shared
-    shared.base.checkpoint = str(TOY_FILE)
+    shared.base.checkpoint = str(toy_of(base))
     shared.dataset.folder = str(folder / "training-pictures")
     shared.dataset.cache_folder = str(folder / "cache")
     shared.dataset.validation_fraction = HELD_OUT

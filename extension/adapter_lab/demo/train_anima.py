@@ -7,6 +7,7 @@ import io
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from .world import VARIATION, Scene
 
 RATE, BATCH, WEIGHT_DECAY, EMA_DECAY, WARM_UP = 1.5e-3, 32, 0.01, 0.999, 100
 SAVE_EVERY = 120.0  # seconds
+SAY_EVERY = 50  # steps
 
 
 def vae_loss(vae: Any, batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,7 +88,8 @@ def cache_latents(folder: Path, scenes: Sequence[tuple[Scene, int]], say: Say) -
     scaled = (latents - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
     content = save({"latents": scaled.half().contiguous(), "mean": mean, "std": std})
     files.write_bytes(folder / "latents.safetensors", content)
-    say(f"latents of {len(scenes)} images, deviations {std.min():.3f} to {std.max():.3f}, {time.monotonic() - started:.0f} s")
+    took = time.monotonic() - started
+    say(f"latents of {len(scenes)} images, deviations {std.min():.3f} to {std.max():.3f}, {took:.0f} s")
 
 
 def train_base(folder: Path, steps: int, scenes: Sequence[tuple[Scene, int]], say: Say) -> None:
@@ -99,20 +102,21 @@ def train_base(folder: Path, steps: int, scenes: Sequence[tuple[Scene, int]], sa
     torch.manual_seed(2)
     model = ToyAnima()
     average, working = copy.deepcopy(model).requires_grad_(False), Working(model)
-    parameters = list(model.parameters())
+    parameters: list[Tensor] = list(model.parameters())
+    averages: list[Tensor] = list(average.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=RATE, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.99), fused=True)
     first = _restore(folder, model, average, optimiser)
     started, saved, seen = time.monotonic(), time.monotonic(), 0.0
     for step in range(first, steps):
         rate = min(1.0, (step + 1) / WARM_UP) * min(1.0, max(0.01, (steps - step) / (steps * 0.4)))
         optimiser.param_groups[0]["lr"] = RATE * rate
-        loss = working.gradients(lambda fast: _loss(fast, latents, scenes, step))
+        loss = working.gradients(partial(_loss, latents=latents, scenes=scenes, step=step))
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         decay = min(EMA_DECAY, (step + 1) / (step + 10))
-        torch._foreach_lerp_(list(average.parameters()), parameters, 1 - decay)
+        torch._foreach_lerp_(averages, parameters, 1 - decay)
         seen = loss.item() if step == first else 0.98 * seen + 0.02 * loss.item()
-        if step % 50 == 0 or step == steps - 1:
+        if step % SAY_EVERY == 0 or step == steps - 1:
             say(f"base {step}/{steps} loss {seen:.4f} {(step + 1 - first) / (time.monotonic() - started):.2f} it/s")
         if time.monotonic() - saved > SAVE_EVERY:
             _keep(folder, model, average, optimiser, step + 1)
@@ -129,7 +133,8 @@ class Working:
 
     def gradients(self, loss_of: Callable[[ToyAnima], Tensor]) -> Tensor:
         """Sets the gradients of the model; returns the loss."""
-        exact, fast = list(self.model.parameters()), list(self.copy.parameters())
+        exact: list[Tensor] = list(self.model.parameters())
+        fast: list[Tensor] = list(self.copy.parameters())
         with torch.no_grad():
             torch._foreach_copy_(fast, exact)
         self.copy.zero_grad(set_to_none=True)
