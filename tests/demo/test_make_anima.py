@@ -65,7 +65,8 @@ def test_the_loader_computes_what_the_trained_modules_compute(made: Path, checkp
     noisy, times = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(1)), torch.tensor([0.1, 0.9])
     context = base.load_text_encoders(torch.float32).encode(CAPTIONS)
     found = base.denoise(base.load_unet(torch.float32), noisy, times * 1000, context, [])
-    torch.testing.assert_close(found, trained(noisy, times, CAPTIONS), rtol=1e-4, atol=1e-4)
+    expected = trained(noisy, times, CAPTIONS)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.std()))
 
 
 @torch.no_grad()
@@ -134,5 +135,5 @@ def test_the_toy_study_takes_it(checkpoint: Path, tmp_path: Path, monkeypatch: p
 
 def test_a_toy_that_is_not_here_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(TOYS, "anima", tmp_path / "none.safetensors")
-    with pytest.raises(AdapterLabError, match="is not here; make it with `python -m adapter_lab.demo.make_anima`"):
+    with pytest.raises(AdapterLabError, match=r"is not here; make it with `python -m adapter_lab.demo.make_anima`"):
         toy_of("anima")
