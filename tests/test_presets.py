@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adapter_lab.errors import ConfigError
-from adapter_lab.families import FAMILIES
+from adapter_lab.families import BASES
 from adapter_lab.presets import STUDY, TIERS, TYPES, preset, preset_table
 from adapter_lab.validation import validate
 
@@ -13,7 +13,7 @@ from adapter_lab.validation import validate
 def test_every_preset_is_valid_and_has_a_name_for_each_base_type_and_memory() -> None:
     names = preset_table()
     # LoCon is LoRA where there are no convolutions.
-    same = sum(not FAMILIES[base].convolutions for base, _ in TIERS)
+    same = sum(not BASES[base].convolutions for base, _ in TIERS)
     assert len(names) == 1 + len(TIERS) * len(TYPES) - same
     for name in names:
         assert validate(preset(name), complete=False) == [], name

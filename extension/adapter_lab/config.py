@@ -29,7 +29,7 @@ PRODIGIES = ("prodigy", "prodigy-plus-schedule-free")
 # Schedules that come to their end with the budget, and all.
 ENDING_SCHEDULES = ("cosine", "linear", "cosine-restarts", "polynomial", "rex")
 SCHEDULES = ("constant", *ENDING_SCHEDULES, "inverse-sqrt")
-FAMILIES = tuple(families.FAMILIES)
+BASES = tuple(families.BASES)
 HUBER_LOSSES = ("huber", "smooth_l1", "pseudo_huber", "pseudo_smooth_l1")
 LOSSES = ("mse", "l1", *HUBER_LOSSES)
 
@@ -71,7 +71,7 @@ class BaseConfig:
         "beside it.",
         path="needed",
     )
-    family: str = option("auto", "Base-model family; auto reads it from the file.", choices=("auto", *FAMILIES))
+    family: str = option("auto", "Base-model family; auto reads it from the file.", choices=("auto", *BASES))
     prediction: str = option(
         "auto",
         "What the denoiser predicts, flow: rectified flow; auto reads it from the file.",

@@ -13,13 +13,13 @@ from adapter_lab.algorithms import ADAPTER_TYPES
 from adapter_lab.config import TrainConfig
 from adapter_lab.config_file import from_tables
 from adapter_lab.errors import ConfigError
-from adapter_lab.families import FAMILIES
+from adapter_lab.families import BASES as ROWS
 
 Tables = Mapping[str, Mapping[str, Any]]
 
 BASES: dict[str, tuple[str, Tables]] = {
     row.key: (row.title, {"base": {"family": row.key}, "dataset": {"resolution": row.preset_resolution}})
-    for row in FAMILIES.values()
+    for row in ROWS.values()
 }
 
 # The types whose memory was predicted for every tier (docs/presets.md).
@@ -30,7 +30,7 @@ TYPES: dict[str, tuple[str, Tables]] = {
 
 # (base, memory of the card in GB) -> what goes with it.
 TIERS: dict[tuple[str, int], Tables] = {
-    (row.key, gigabytes): tables for row in FAMILIES.values() for gigabytes, tables in row.tiers.items()
+    (row.key, gigabytes): tables for row in ROWS.values() for gigabytes, tables in row.tiers.items()
 }
 STUDY = "study-sdxl-8gb"
 # All of Prodigy's arguments, so that they stay the study's whatever the defaults are.
@@ -62,7 +62,7 @@ def preset_table() -> dict[str, str]:
     table = {STUDY: "The study's recipe: SDXL at 1024 px, LoRA 32 with both text encoders, batch 2, 450 minutes, 8 GB."}
     for base, gigabytes in TIERS:
         for kind in TYPES:
-            if kind == "locon" and not FAMILIES[base].convolutions:
+            if kind == "locon" and not ROWS[base].convolutions:
                 continue  # nothing would tell it from LoRA
             about = f"{TYPES[kind][0]} on {BASES[base][0]} with {gigabytes} GB of GPU memory."
             table[f"{base}-{kind}-{gigabytes}gb"] = about
@@ -88,6 +88,6 @@ def parts(name: str) -> tuple[str, str, int]:
     """Base family, type and memory in GB of a preset's name."""
     if name == STUDY:
         return "sdxl", "lora", 8
-    base, rest = name.split("-", 1)
-    kind, memory = rest.rsplit("-", 1)
+    base = next(key for key in BASES if name.startswith(f"{key}-"))
+    kind, memory = name.removeprefix(f"{base}-").rsplit("-", 1)
     return base, kind, int(memory.removesuffix("gb"))

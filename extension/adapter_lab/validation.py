@@ -34,7 +34,7 @@ from adapter_lab.config import (
     words_of,
 )
 from adapter_lab.errors import SHOWN, ConfigError, shown
-from adapter_lab.families import FAMILIES, Family
+from adapter_lab.families import BASES, Family
 from adapter_lab.jsonio import LARGEST
 from adapter_lab.prospects import prospects
 from adapter_lab.sample_prompts import prompt_advice
@@ -206,7 +206,7 @@ def ignored_because(config: TrainConfig, section: str, name: str) -> str | None:
     for condition in entry.metadata["needs"]:
         if not any(_holds(config, part) for part in condition.split(" or ")):
             return f"{full} has no effect without {_spoken(condition)}: add that or remove {full}."
-    family = FAMILIES.get(config.base.family)
+    family = BASES.get(config.base.family)
     return without_effect(family, full) if family and full in family.without else None
 
 
@@ -515,8 +515,8 @@ def _incomplete(config: TrainConfig) -> Iterator[Problem]:
 
 
 def clip_skip_advice(family: str, clip_skip: int) -> str:
-    """What to say about `base.clip_skip` on a base of `family`; "" for what is usual there."""
-    if family != "sdxl" or clip_skip in (0, 2):
+    """What to say about `base.clip_skip` on a base of `family` (of `BASES`); "" for what is usual there."""
+    if family not in BASES or BASES[family].family != "sdxl" or clip_skip in (0, 2):
         return ""
     return (
         f"base.clip_skip is {clip_skip}, but SDXL was trained on the last layer but one, which sd-scripts and web UIs "
@@ -554,7 +554,7 @@ def advice(config: TrainConfig, steps_per_epoch: int = 0) -> list[str]:
 
 
 def _lacks(config: TrainConfig, setting: str) -> bool:
-    return config.base.family in FAMILIES and setting in FAMILIES[config.base.family].without
+    return config.base.family in BASES and setting in BASES[config.base.family].without
 
 
 def _parts_at_rest(config: TrainConfig) -> list[str]:

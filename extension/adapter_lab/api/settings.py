@@ -12,7 +12,7 @@ from adapter_lab.algorithms import ADAPTER_TYPES
 from adapter_lab.api.errors import BadRequest
 from adapter_lab.config import TrainConfig, default_of, number_of, sections, settings, type_of, words_of
 from adapter_lab.errors import SHOWN, ConfigError
-from adapter_lab.families import ENCODERS, FAMILIES, PARTS, UNET
+from adapter_lab.families import BASES, ENCODERS, PARTS, UNET
 from adapter_lab.validation import Problem, advice, ignored_because, problems, without_ignored
 
 MEMORY_TIERS = (6, 8, 12, 16, 24)
@@ -97,7 +97,7 @@ def schema() -> dict[str, Any]:
             }
             for kind in ADAPTER_TYPES.values()
         ],
-        "families": [{"key": row.key, "title": row.title} for row in FAMILIES.values()],
+        "families": [{"key": row.key, "title": row.title} for row in BASES.values()],
         "parts": [{"key": key, **PART_SETTINGS[key]} for key in PARTS],
         "tiers": list(MEMORY_TIERS),
     }

@@ -73,9 +73,9 @@ def report(chosen: argparse.Namespace) -> int:
 
         resolution = open_base(config.base).resolution
     elif not resolution and config.base.family != "auto":
-        from adapter_lab.families import FAMILIES
+        from adapter_lab.families import BASES
 
-        resolution = FAMILIES[config.base.family].resolution
+        resolution = BASES[config.base.family].resolution
     if not resolution:
         raise AdapterLabError(
             "The report needs a resolution: give --resolution, or --base with a checkpoint or family."

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from adapter_lab import presets
-from adapter_lab.config import FAMILIES, TrainConfig, default_of, flag_of, number_of, sections, settings, type_of
+from adapter_lab.config import BASES, TrainConfig, default_of, flag_of, number_of, sections, settings, type_of
 from adapter_lab.config_file import from_tables, literal, load, parse_changes, parse_value, read_toml, remark
 from adapter_lab.errors import ConfigError, shown
 
@@ -77,7 +77,7 @@ def chosen_config(chosen: argparse.Namespace) -> tuple[TrainConfig, list[str]]:
         section, name = path.split(".")
         tables.setdefault(section, {})[name] = value
     config = from_tables(tables, "The options", config)
-    if config.base.checkpoint in FAMILIES:  # `--base sdxl`: a family, for what needs no checkpoint
+    if config.base.checkpoint in BASES:  # `--base sdxl`: a family, for what needs no checkpoint
         config.base.family, config.base.checkpoint = config.base.checkpoint, ""
     return config, remarks
 

@@ -126,7 +126,8 @@ class Family:
     `convolutions`: whether its denoiser has any. `shift`, `guidance`: usual when images are drawn. `versions`,
     `architectures`: `ss_base_model_version` and `modelspec.architecture` by what it predicts. `blocks`: names of
     the classes of the blocks it is made of, which gradient checkpointing computes again one by one. `without`:
-    settings that have no effect on it. `tiers`: memory in GB -> what a preset for it sets.
+    settings that have no effect on it. `tiers`: memory in GB -> what a preset for it sets. `of`: the family it was
+    distilled from, whose names, adapters and metadata it has; "" for most.
     """
 
     key: str
@@ -147,6 +148,12 @@ class Family:
     second: bool
     without: tuple[str, ...]
     tiers: Mapping[int, Mapping[str, Mapping[str, Any]]]
+    of: str = ""
+
+    @property
+    def family(self) -> str:
+        """The key of the family by whose names its layers go: its own, or that of what it was distilled from."""
+        return self.of or self.key
 
     @property
     def text_parts(self) -> tuple[str, ...]:
@@ -177,8 +184,7 @@ class StableDiffusion(Family):
     the UNet is told original size and crop. `adapter_names`: what sd-scripts takes a UNet layer's name from:
     "diffusers" or "ldm". `marks`: how names of tensors begin that only a single file of this family has. `second`:
     whether sd-scripts calls it v2. `keeps_schedule`: whether a single file has its noise schedule. `probe`: how the
-    files that do not say what they predict are known. `smaller`: models distilled from it, by what tells their UNet
-    from the others'. `unet` and `vae` are diffusers' configurations.
+    files that do not say what they predict are known. `unet` and `vae` are diffusers' configurations.
     """
 
     text: tuple[ClipPart, ...]
@@ -190,7 +196,6 @@ class StableDiffusion(Family):
     marks: tuple[str, ...]
     keeps_schedule: bool
     probe: Probe | None
-    smaller: Mapping[str, Mapping[str, Any]]
     unet: Mapping[str, Any] = field(repr=False)
     vae: Mapping[str, Any] = field(repr=False)
     denoiser: str = "UNet"

@@ -58,7 +58,6 @@ SD15 = StableDiffusion(
         16: tier(8, text=True),
         24: tier(16, text=True),
     },
-    smaller={},
     unet={**SD_UNET, "cross_attention_dim": 768, "attention_head_dim": 8, "use_linear_projection": False},
     vae={**VAE, "scaling_factor": 0.18215},
 )

@@ -66,7 +66,6 @@ SD2 = StableDiffusion(
         16: tier(6, text=True),
         24: tier(8, text=True),
     },
-    smaller={},
     unet={
         **SD_UNET,
         "cross_attention_dim": 1024,

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL (base), and the smaller models distilled from it."""
+"""Stable Diffusion XL (base)."""
 
 from __future__ import annotations
 
@@ -70,15 +70,6 @@ SDXL = StableDiffusion(
         12: tier(2, text=True),
         16: tier(4, text=True),
         24: tier(6, text=True),
-    },
-    smaller={
-        "SSD-1B": {
-            "transformer_layers_per_block": [1, [2, 2], [4, 4]],
-            "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
-            "mid_block_type": "UNetMidBlock2D",
-        },
-        "Segmind Vega": {"transformer_layers_per_block": [1, 1, 2], "mid_block_type": "UNetMidBlock2D"},
-        "KOALA": {"layers_per_block": 1},
     },
     unet={
         "in_channels": 4,

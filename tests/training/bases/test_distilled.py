@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from adapter_lab.adapters.apply import apply_adapters
+from adapter_lab.adapters.layouts import family_of
+from adapter_lab.cli import main
 from adapter_lab.config import BaseConfig, TrainConfig
-from adapter_lab.errors import FileFormatError
+from adapter_lab.errors import ConfigError, FileFormatError
+from adapter_lab.families import BASES, DISTILLED, FAMILIES, StableDiffusion
 from adapter_lab.training.bases import open_base, save_single_file
 from adapter_lab.training.bases.layout import layout
 from adapter_lab.training.estimate.memory import estimate
 from adapter_lab.training.loop import train
 from adapter_lab.training.run import Run
+from adapter_lab.validation import clip_skip_advice, validate
 from tests.support.checkpoints import byte_vocabulary, tiny_configs, tiny_metadata, tiny_modules
 from tests.support.training import events_of, tiny_config
 
@@ -35,9 +40,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 # Transformers by block of the real files that are left of SDXL's.
 CUTS = {
-    "SSD-1B": "in4 2, in5 2, in7 4, in8 4, out0 4, out1 4, out2 10, out3 2, out4 1, out5 1",
-    "Segmind Vega": "in4 1, in5 1, in7 2, in8 2, out0 2, out1 2, out2 2, out3 1, out4 1, out5 1",
+    "ssd-1b": "in4 2, in5 2, in7 4, in8 4, out0 4, out1 4, out2 10, out3 2, out4 1, out5 1",
+    "vega": "in4 1, in5 1, in7 2, in8 2, out0 2, out1 2, out2 2, out3 1, out4 1, out5 1",
 }
+# Millions of a UNet's parameters; KOALA's are published as 1.16 and 0.78 billion.
+PARAMETERS = {"ssd-1b": 1331, "vega": 745, "koala-1b": 1161, "koala-700m": 783}
 
 
 def unet_of(name: str) -> UNet2DConditionModel:
@@ -101,11 +108,61 @@ def test_it_trains_and_its_adapter_applied_to_the_file_is_what_was_trained(
     assert not torch.allclose(answer(applied), answer(saved[1]), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", CUTS)
-def test_the_real_layouts_are_known_by_name_and_fit_the_model(name: str, tmp_path: Path) -> None:
-    base = open_base(BaseConfig(checkpoint=str(empty_checkpoint(tmp_path / "base.safetensors", cut(CUTS[name])))))
+@pytest.mark.parametrize(("key", "left"), CUTS.items())
+def test_the_rows_of_those_cut_out_of_sdxl_have_the_real_layouts(key: str, left: str) -> None:
+    assert layout(key) == cut(left)
+
+
+@pytest.mark.parametrize("row", DISTILLED.values(), ids=lambda row: row.key)
+def test_a_row_is_known_by_its_tensors_and_has_its_familys_names_and_metadata(
+    row: StableDiffusion, tmp_path: Path
+) -> None:
+    shapes = layout(row.key)
+    parameters = sum(prod(shape) for name, shape in shapes.items() if name.startswith("model.diffusion_model."))
+    assert round(parameters / 1e6) == PARAMETERS[row.key]
+    assert row.key not in FAMILIES and family_of(shapes) == row.of == "sdxl"
+    path = empty_checkpoint(tmp_path / "base.safetensors", shapes)
+    base = open_base(BaseConfig(checkpoint=str(path)))
     base.check()
-    assert f"({name}, a smaller one" in base.findings[0]
+    assert base.findings[0] == f"base.safetensors is an SDXL model ({row.title}, a smaller one with fewer layers)."
+    assert (base.family, base.row, base.row.title) == ("sdxl", row, row.title)
+    assert base.metadata()["ss_base_model_version"] == "sdxl_base_v1-0"
+    assert base.metadata()["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+
+
+@pytest.mark.parametrize("row", DISTILLED.values(), ids=lambda row: row.key)
+def test_an_estimate_without_a_file_has_the_sizes_of_one_with_it(
+    row: StableDiffusion, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = empty_checkpoint(tmp_path / "base.safetensors", layout(row.key))
+    found = []
+    for base in (row.key, str(path)):
+        assert main(["estimate", "--base", base, "--algo", "lokr", "--train-te", "--no-memory", "--json"]) == 0
+        estimated = json.loads(capsys.readouterr().out)
+        tensors = estimated["file_bytes"] - estimated["metadata_bytes"]
+        found.append((estimated["base"], estimated["modules"], estimated["trainable_parameters"], tensors))
+    assert found[0] == found[1] and found[0][0] == row.title
+
+
+@pytest.mark.parametrize("row", DISTILLED.values(), ids=lambda row: row.key)
+def test_a_file_is_of_its_own_row_and_of_the_family_it_was_distilled_from(row: StableDiffusion, tmp_path: Path) -> None:
+    path = str(empty_checkpoint(tmp_path / "base.safetensors", layout(row.key)))
+    for key in BASES:
+        config = BaseConfig(checkpoint=path, family=key)
+        if key in (row.key, "sdxl"):
+            assert open_base(config).row == row
+        else:
+            with pytest.raises(ConfigError, match=f"base.family is {key}, but .* is {row.title}; set base.family to"):
+                open_base(config)
+
+
+def test_what_is_said_of_settings_on_a_family_is_said_of_what_was_distilled_from_it() -> None:
+    for row in DISTILLED.values():
+        assert clip_skip_advice(row.key, 1) == clip_skip_advice(row.of, 1) != ""
+        config = TrainConfig()
+        config.base.family, config.base.text_encoder = row.key, "text.safetensors"
+        with pytest.raises(ConfigError, match=rf"base.text_encoder has no effect on {row.title}"):
+            validate(config, complete=False)
 
 
 @pytest.mark.parametrize(

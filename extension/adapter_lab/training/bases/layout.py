@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache, partial
 
 from adapter_lab.adapters.standard import standard_shapes
-from adapter_lab.families import TRANSFORMERS, UNETS
+from adapter_lab.families import BASES, UNETS, StableDiffusion
 from adapter_lab.training.bases.ldm import ldm_state
 from adapter_lab.training.bases.modules import Config, new_text_encoder, new_unet, new_vae, without_weights
 
@@ -27,10 +27,10 @@ def layout_of(family: str, unet: Config, vae: Config, text_encoders: dict[str, C
 
 @cache
 def _released(family: str) -> dict[str, tuple[int, ...]]:
-    if family in TRANSFORMERS:
+    row = BASES[family]
+    if not isinstance(row, StableDiffusion):
         return standard_shapes(family)
-    row = UNETS[family]
-    shapes = layout_of(family, row.unet, row.vae, {part.key: dict(part.config) for part in row.text})
+    shapes = layout_of(row.family, row.unet, row.vae, {part.key: dict(part.config) for part in row.text})
     if row.keeps_schedule:
         shapes["alphas_cumprod"] = (1000,)
     if family == "sd2":

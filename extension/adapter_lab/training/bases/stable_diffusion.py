@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from adapter_lab.config import BaseConfig
 from adapter_lab.errors import ConfigError, FileFormatError
-from adapter_lab.families import TEXT_PARTS, UNET, UNETS, StableDiffusion, smaller_name
+from adapter_lab.families import FAMILIES, TEXT_PARTS, UNET, StableDiffusion, row_of
 from adapter_lab.training.bases.common import Base, Device, Sizes, joined_key, with_article
 from adapter_lab.training.bases.detect import detect
 from adapter_lab.training.bases.diffusers_folder import open_vae
@@ -33,7 +33,8 @@ class StableDiffusionBase(Base):
 
     @property
     def row(self) -> StableDiffusion:
-        return UNETS[self.family]
+        """The family's table row, or that of the model distilled from it that this is."""
+        return row_of(self.family, self.components[UNET].config)
 
     @property
     def clip_skip(self) -> int:
@@ -114,7 +115,7 @@ def open_stable_diffusion(opened: Opened, config: BaseConfig) -> StableDiffusion
         components["vae"] = open_vae(vae_path, opened.family)
     elif "vae" not in components:
         raise FileFormatError(f"{path} has no VAE; give a VAE file in base.vae.")
-    row = UNETS[opened.family]
+    row = row_of(opened.family, opened.components[UNET].config)
     if config.clip_skip and config.clip_skip <= max(part.unused_layers for part in row.text):
         raise ConfigError(
             f"base.clip_skip {config.clip_skip} is not how {row.title} was trained, and no host reads its last layer; "
@@ -125,9 +126,8 @@ def open_stable_diffusion(opened: Opened, config: BaseConfig) -> StableDiffusion
     clip_skip = config.clip_skip or row.clip_skip
     if clip_skip > depth:
         raise ConfigError(f"base.clip_skip is {clip_skip}, but the text encoder of {path} has only {depth} layers.")
-    smaller = smaller_name(opened.family, components["unet"].config)
-    kind = f" ({smaller}, a smaller one with fewer layers)" if smaller else ""
-    findings = [f"{path.name} is {with_article(row.title)} model{kind}.", *detection.findings]
+    kind = f" ({row.title}, a smaller one with fewer layers)" if row.of else ""
+    findings = [f"{path.name} is {with_article(FAMILIES[opened.family].title)} model{kind}.", *detection.findings]
     if vae_path:
         findings.append(f"The VAE comes from {vae_path}.")
     return StableDiffusionBase(

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapter_lab.adapters.keys import Target
 from adapter_lab.config import TrainConfig, trained_network
-from adapter_lab.families import FAMILIES, TRANSFORMERS, UNET, UNETS
+from adapter_lab.families import BASES, UNET, StableDiffusion
 from adapter_lab.training.bases.anima.base import AnimaBase
 from adapter_lab.training.bases.base import Base
 from adapter_lab.training.bases.components import Component
@@ -65,22 +65,22 @@ class Steps:
 
 def released_base(family: str) -> Base:
     """The released model of a family, of which only configurations and shapes exist: nothing can be loaded from it."""
-    row = FAMILIES[family]
+    row = BASES[family]
     nowhere: Any = None
     configs = {**row.configs, **{part.key: part.config for part in row.text}}
     components = {part: Component(dict(config), nowhere, {}) for part, config in configs.items()}
     known: dict[str, Any] = {
         "path": Path(family),
-        "family": family,
+        "family": row.family,
         "shapes": layout(family),
         "components": components,
         "prediction": next(iter(row.versions)),
         "findings": [],
     }
-    if family in TRANSFORMERS:
+    if not isinstance(row, StableDiffusion):
         return AnimaBase(**known)
     components[UNET].config.setdefault("sample_size", row.resolution // row.latent.scale)
-    return StableDiffusionBase(**known, skip=UNETS[family].clip_skip)
+    return StableDiffusionBase(**known, skip=row.clip_skip)
 
 
 class DryRun:

@@ -10,7 +10,7 @@ from adapter_lab.adapters.file import file_bytes
 from adapter_lab.adapters.keys import Target, targets
 from adapter_lab.config import TrainConfig, trained_network
 from adapter_lab.errors import ConfigError
-from adapter_lab.families import FAMILIES
+from adapter_lab.families import BASES
 from adapter_lab.prospects import prospects
 from adapter_lab.runs.budget import RunBudget
 from adapter_lab.training.bases.base import Base, open_base
@@ -87,7 +87,7 @@ def estimate(config: TrainConfig, memory: bool = True) -> Estimate:
     size, without = _file_sizes(config, base, plans, pictures)
     said = prospects(config)
     result = Estimate(
-        base=FAMILIES[base.family].title,
+        base=base.row.title,
         algorithm=config.network.algo,
         modules=len(plans),
         trainable_parameters=sum(plan.trainable_parameters for plan in plans),
@@ -104,7 +104,7 @@ def _base(config: TrainConfig) -> Base:
         base.check()
         return base
     if config.base.family == "auto":
-        names = ", ".join(FAMILIES)
+        names = ", ".join(BASES)
         raise ConfigError(f"The estimate needs a base: give --base with a checkpoint, or a family's name ({names}).")
     return released_base(config.base.family)
 
