@@ -3,8 +3,9 @@
 python benchmarks/anima_parity.py --sd-scripts PATH [--sd-scripts-packages FOLDER]
 
 PATH is a checkout of kohya-ss/sd-scripts, FOLDER has packages that it imports and the private environment lacks
-(einops, opencv-python-headless, toml, imagesize, voluptuous; `pip install --no-deps --target FOLDER`). Widths are those of
-the released model, with two blocks, in fp32: about 4 GB of memory. Exits with 1 where a difference is above its limit.
+(einops, opencv-python-headless, toml, imagesize, voluptuous; `pip install --no-deps --target FOLDER`). Widths are
+those of the released model, with two blocks, in fp32: about 4 GB of memory. Exits with 1 where a difference is above
+its limit.
 """
 
 from __future__ import annotations
@@ -95,12 +96,27 @@ def their_modules(path: Path, packages: Path | None) -> dict[str, Any]:
 def their_transformer(modules: dict[str, Any], path: Path) -> Any:
     """sd-scripts' model with the file's weights."""
     model = modules["library.anima_models"].Anima(
-        max_img_h=512, max_img_w=512, max_frames=128, in_channels=16, out_channels=16, patch_spatial=2,
-        patch_temporal=1, model_channels=2048, concat_padding_mask=True, crossattn_emb_channels=1024,
-        pos_emb_cls="rope3d", pos_emb_learnable=True, use_adaln_lora=True, adaln_lora_dim=256, num_blocks=BLOCKS, num_heads=16,
-        rope_h_extrapolation_ratio=4.0, rope_w_extrapolation_ratio=4.0, rope_enable_fps_modulation=False,
+        max_img_h=512,
+        max_img_w=512,
+        max_frames=128,
+        in_channels=16,
+        out_channels=16,
+        patch_spatial=2,
+        patch_temporal=1,
+        model_channels=2048,
+        concat_padding_mask=True,
+        crossattn_emb_channels=1024,
+        pos_emb_cls="rope3d",
+        pos_emb_learnable=True,
+        use_adaln_lora=True,
+        adaln_lora_dim=256,
+        num_blocks=BLOCKS,
+        num_heads=16,
+        rope_h_extrapolation_ratio=4.0,
+        rope_w_extrapolation_ratio=4.0,
+        rope_enable_fps_modulation=False,
         use_llm_adapter=True,
-    )  # fmt: skip
+    )
     state = {name.removeprefix("net."): tensor for name, tensor in load_file(path).items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected and not [name for name in missing if "rotary" not in name and "pos_emb" not in name], missing

@@ -55,7 +55,9 @@ def test_the_rates_chart_says_what_it_shows_and_draws_the_limit(page: Page, held
     press(page, "Open", f"[data-run='{held}']")
     page.wait_text(".al-charts", "d x lr")
     page.wait(lambda: "cap: d grows by 1.01 per step at most" in str(page.driver.execute_script(LEGEND)), "the cap")
-    page.wait_text("#al-panel-running", "d for unet was held by its limit, 1.01 per step: it is about 7e-06 at step 200")
+    page.wait_text(
+        "#al-panel-running", "d for unet was held by its limit, 1.01 per step: it is about 7e-06 at step 200"
+    )
 
 
 def test_before_start_the_tab_says_what_the_limit_allows(page: Page) -> None:

@@ -74,7 +74,7 @@ PRESSED = """
 const done = arguments[0];
 Promise.all([loaded("summary.js"), loaded("form.js")]).then(async ([{ summary }, { Form }]) => {
     const settings = ["network.algo", "base.checkpoint"].map((path) => ({ path, default: "" }));
-    const schema = { sections: [{ settings }], types: [{ settings: {} }] };
+    const schema = { sections: [{ settings }], types: [{ settings: {} }], parts: [] };
     localStorage.removeItem("adapter-lab-draft");
     const answers = [], started = [];
     const api = {
