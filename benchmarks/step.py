@@ -51,6 +51,8 @@ CONV = {
 }
 ADAPTERS: dict[str, dict[str, Any]] = {
     "LoRA 32": {"algo": "lora", "dim": 32, "alpha": 16.0},
+    "LoRA 32 from largest directions": {"algo": "lora", "dim": 32, "alpha": 16.0, "init": "svd"},
+    "T-LoRA 32": {"algo": "t-lora", "dim": 32, "alpha": 16.0},
     "LoCon 32 tucker": {"algo": "lora", "dim": 32, "alpha": 16.0, "tucker": True},
     "LoHa 8": {"algo": "loha", "dim": 8, "alpha": 4.0},
     "LoHa 16": {"algo": "loha", "dim": 16, "alpha": 8.0},
@@ -63,6 +65,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "GLoRA 16": {"algo": "glora", "dim": 16, "alpha": 8.0},
     "diag-OFT 32": {"algo": "diag-oft", "dim": 32},
     "diag-OFT 32 rescaled": {"algo": "diag-oft", "dim": 32, "rescaled": True},
+    "OFTv2 32": {"algo": "oftv2", "dim": 32},
     "BOFT 32": {"algo": "boft", "dim": 32},
     "DoRA 32": {"algo": "lora", "dim": 32, "alpha": 16.0, "dora": "output"},
     "IA3": {"algo": "ia3"},
@@ -97,6 +100,7 @@ def ours(module: Any, options: dict[str, Any]) -> Callable[[Tensor], Tensor]:
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.01)
+    layer.noise_shares = lambda: torch.full((1,), 0.5)  # of the images of a batch, by which T-LoRA's ranks rest
     base = module.forward
     return lambda x: layer.run(base, x)
 
@@ -116,6 +120,8 @@ def default_of_lycoris(module: Any, options: dict[str, Any]) -> Callable[[Tensor
     }
     known = {"use_tucker": spec.tucker, "factor": spec.factor, "rescaled": spec.rescaled}
     known |= {"weight_decompose": bool(spec.dora), "lora_dim": spec.dim, "alpha": spec.alpha}
+    if spec.algo not in classes or spec.init != "usual":
+        return None
     layer = classes[spec.algo]("layer", module, 1.0, **known)
     with torch.no_grad():
         for parameter in layer.parameters():
