@@ -26,6 +26,7 @@ THEIRS = {
     "network.alpha": "network_alpha",
     "network.factor": "network_args.factor",
     "network.dropout": "network_dropout",
+    "network.train_unet": "learning_rate",
     "network.max_norm": "scale_weight_norms",
     "loss.timestep_max": "max_timestep",
     "loss.timestep_min": "min_timestep",

@@ -153,3 +153,13 @@ def test_captions_in_an_uncertain_encoding_are_one_warning_and_not_trained_on(
     assert [w for w in dataset.warnings if "encoding" in w] == [
         "2 files (a.txt, b.txt): neither UTF-8 nor another encoding for certain, so taken as no caption; save as UTF-8."
     ]
+
+
+def test_a_line_of_metadata_that_cannot_be_read_costs_its_own_caption_only(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png", "b.png", "c.png")
+    good = ['{"file_name": "a.png", "text": "first"}', '{"file_name": "c.png", "text": "third"}']
+    (tmp_path / "metadata.jsonl").write_text("\n".join([good[0], '{"file_name": "b.png", ', good[1]]))
+    dataset = read(tmp_path)
+    assert [item.plain_caption for item in dataset.items] == ["first", "", "third"]
+    [warning] = [text for text in dataset.warnings if text.startswith("metadata.jsonl")]
+    assert "has a line that cannot be read (line 2: " in warning and "line 1" not in warning

@@ -90,15 +90,33 @@ class StatedCaptions:
             yield from _kohya_entries(folder, jsonio.parsed(text))
             return
         rows: Iterable[Any] = (
-            csv.DictReader(io.StringIO(text))
-            if path.suffix.lower() == ".csv"
-            else (jsonio.parsed(line) for line in text.splitlines() if line.strip())
+            csv.DictReader(io.StringIO(text)) if path.suffix.lower() == ".csv" else self._json_lines(path, text)
         )
         for row in rows:
             name = row.get("file_name") if isinstance(row, Mapping) else None
             caption = caption_in(row)
             if isinstance(name, str) and name and caption:
                 yield _inside(folder, name), caption
+
+    def _json_lines(self, path: Path, text: str) -> list[Any]:
+        """The values of all lines that can be read; what is to be said of the others is added to `problems`."""
+        values: list[Any] = []
+        broken: list[tuple[int, ValueError]] = []
+        for number, line in enumerate(text.splitlines(), 1):
+            try:
+                values += [jsonio.parsed(line)] if line.strip() else []
+            except ValueError as error:
+                broken.append((number, error))
+        if broken and not values:
+            raise broken[0][1]
+        if broken:
+            number, error = broken[0]
+            first = f"line {number}: {str(error).replace('line 1 column', 'column')}"
+            count = "a line" if len(broken) == 1 else f"{len(broken)} lines"
+            self.problems.append(
+                f"{path.name} has {count} that cannot be read ({first}), so what it says there is not used."
+            )
+        return values
 
 
 def _kohya_entries(folder: Path, content: Any) -> Iterator[tuple[Path, str]]:
