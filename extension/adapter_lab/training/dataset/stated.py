@@ -110,8 +110,8 @@ class StatedCaptions:
         if broken and not values:
             raise broken[0][1]
         if broken:
-            number, error = broken[0]
-            first = f"line {number}: {str(error).replace('line 1 column', 'column')}"
+            where, why = broken[0]
+            first = f"line {where}: {str(why).replace('line 1 column', 'column')}"
             count = "a line" if len(broken) == 1 else f"{len(broken)} lines"
             self.problems.append(
                 f"{path.name} has {count} that cannot be read ({first}), so what it says there is not used."
