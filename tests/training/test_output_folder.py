@@ -53,3 +53,15 @@ def test_a_run_may_go_on_into_another_output_folder(tmp_path: Path) -> None:
     result = resume(tmp_path / "run", {"run.steps": 5, "run.output_folder": str(tmp_path / "two")})
     assert [path.name for path in (tmp_path / "two").iterdir()] == ["adapter.safetensors"]
     assert (tmp_path / "one" / "adapter.safetensors").exists() and result.steps == 5
+
+
+def test_another_run_s_files_in_the_new_folder_are_kept(tmp_path: Path) -> None:
+    one = tiny_config(tmp_path, run__output_folder=str(tmp_path / "one"), save__every_steps=1)
+    other = tiny_config(tmp_path, run__output_folder=str(tmp_path / "two"), save__every_steps=1, run__seed=9)
+    train(one, tmp_path / "run")
+    train(other, tmp_path / "other")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
+    changes = {"run.steps": 5, "run.output_folder": str(tmp_path / "two"), "save.keep_last": 0}
+    result = resume(tmp_path / "run", changes)
+    assert {name: (tmp_path / "two" / name).read_bytes() for name in before} == before
+    assert [path.name for path in result.adapters][-1] == "adapter_2.safetensors"

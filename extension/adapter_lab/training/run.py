@@ -173,7 +173,7 @@ class Run:
     def _check_state(self, state: TrainingState) -> None:
         """Raise AdapterLabError where the state does not belong to what is trained now, nor was that accepted."""
         dataset = self.prepared.dataset
-        kept = [path for name in state.adapters if (path := self.files.folder / name).exists()]
+        kept = self.saver.still_there(state)
         accepted = self.team.broadcast(self.accepted)
         last = kept[-1] if kept else None
         said = check_state(state, self.saver.fingerprint, self.folder, dataset, accepted, last)

@@ -173,8 +173,12 @@ class Saver:
             self.average.load_state_dict(state.average)
         if self.scaler is not None and state.scaler is not None:
             self.scaler.load_state_dict(state.scaler)
-        self.files.saved = [name for name in state.adapters if (self.files.folder / name).exists()]
+        self.files.saved = [path.name for path in self.still_there(state)]
         self.records.load_state_dict(state.records)
+
+    def still_there(self, state: TrainingState) -> list[Path]:
+        """The adapters of `state` in the present output folder, which may hold another run's of these names."""
+        return [path for name in state.adapters if self._is_own(path := self.files.folder / name)]
 
 
 def raw_weights(network: Any) -> dict[str, Tensor]:
