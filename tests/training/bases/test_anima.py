@@ -26,6 +26,7 @@ from tests.support.anima import RELEASED, tiny_row, vae_shapes, write_anima
 from tests.support.checkpoints import write_random_checkpoint
 
 CAPTIONS = ["a red hat", "", "a person with a blue hat, tok"]
+NORMS = ("LayerNorm", "RMSNorm", "Qwen3RMSNorm")
 
 
 @pytest.fixture(scope="module")
@@ -333,6 +334,14 @@ def test_the_channel_of_padding_is_the_classes_own(folder: Path) -> None:
         film = torch.cat([noisy, torch.zeros(3, 1, 6, 4)], dim=1)[:, :, None]
         want = plain(film, times / 1000, text.hidden, return_dict=False)[0][:, :, 0]
     torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("part", ["unet", "conditioner", "te1"])
+def test_every_norm_adds_the_epsilon_of_web_uis(folder: Path, part: str) -> None:
+    modules = opened(folder / "anima-tiny.safetensors")._load(part, torch.float32, "cpu").named_modules()
+    norms = {name: module for name, module in modules if type(module).__name__ in NORMS}
+    of = {name: getattr(norm, "eps", getattr(norm, "variance_epsilon", None)) for name, norm in norms.items()}
+    assert of and set(of.values()) == {1e-6}, of
 
 
 def test_tokenizers_in_metadata_that_are_none_are_refused(folder: Path, tmp_path: Path) -> None:

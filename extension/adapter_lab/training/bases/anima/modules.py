@@ -9,11 +9,15 @@ from typing import Any
 import torch.nn.functional as F
 from diffusers import AnimaTextConditioner, AutoencoderKLQwenImage, CosmosTransformer3DModel
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
+from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3Model
 
 # Positions of the text encoder turn at this base; the class's own is another.
 ROPE_THETA = 1e6
+# What norms add to a mean square in the model's own code, sd-scripts and web UIs; diffusers adds ten times that to the
+# transformer's queries and keys.
+EPSILON = 1e-6
 
 
 def new_part(part: str, config: Mapping[str, Any]) -> nn.Module:
@@ -25,6 +29,9 @@ def _transformer(config: Mapping[str, Any]) -> nn.Module:
     model = CosmosTransformer3DModel(**config)
     # The channel of padding is added by `AnimaBase.denoise`: the class itself would need torchvision for it.
     model.register_to_config(concat_padding_mask=False)
+    for module in model.modules():
+        if isinstance(module, RMSNorm):
+            module.eps = EPSILON
     return model
 
 
