@@ -102,6 +102,12 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.speed and not chosen.sd_scripts:
         parser.error("--speed measures in turns with sd-scripts: give --sd-scripts too")
+    for option, path, mark in (
+        ("--sd-scripts", chosen.sd_scripts, "anima_train_network.py"),
+        ("--neo", chosen.neo, "backend/text_processing/anima_engine.py"),
+    ):
+        if path and not (path / mark).is_file():
+            parser.error(f"{option} {path} has no {mark}: give a checkout that knows Anima")
     fails = 0
     print("| compared | with | largest difference | limit |\n|---|---|---:|---:|", flush=True)
     with tempfile.TemporaryDirectory() as name:
